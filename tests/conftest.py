@@ -1,0 +1,49 @@
+"""What every test shares: the loop it runs on, Hypothesis' profiles, and an ear for errors nobody raised."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# UDPGUARD_TEST_LOOP=uvloop runs the whole suite on uvloop.
+LOOP = os.environ.get("UDPGUARD_TEST_LOOP", "asyncio")
+
+_slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
+settings.register_profile("dev", max_examples=50, deadline=None, suppress_health_check=_slow)
+settings.register_profile("ci", max_examples=500, deadline=None, derandomize=True, suppress_health_check=_slow)
+settings.register_profile("nightly", max_examples=20_000, deadline=None, suppress_health_check=_slow)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    if LOOP == "uvloop":
+        uvloop = pytest.importorskip("uvloop")
+        factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+        return factory
+    return asyncio.SelectorEventLoop
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {LOOP: _loop_factory()}
+
+
+@pytest.fixture(autouse=True)
+def _no_error_in_callbacks(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fail a test in which the event loop logged an error.
+
+    `filterwarnings = error` does not see an exception in a loop's callback: asyncio only logs it.
+    """
+    yield
+    errors = [
+        record.getMessage()
+        for record in caplog.get_records("call")
+        if record.name == "asyncio" and record.levelno >= logging.ERROR
+    ]
+    assert not errors, f"the event loop logged: {errors}"

@@ -1,0 +1,64 @@
+"""One UDP socket, many servers, and nobody else gets in.
+
+`open_endpoint` opens an endpoint; `await endpoint.request((host, port), data)` asks, and gives the one right answer.
+"""
+
+from udpguard._client import Client, Expectation
+from udpguard._endpoint import Endpoint, EndpointOpener, open_endpoint
+from udpguard._errors import (
+    DatagramTooLargeError,
+    DuplicateTransactionError,
+    EndpointClosedError,
+    InvalidAddressError,
+    PeerUnreachableError,
+    ReplyTimeoutError,
+    TooManyPendingError,
+    UdpGuardError,
+)
+from udpguard._protocol import GuardProtocol
+from udpguard.core.address import Address, Peer, ReplyFrom
+from udpguard.core.correlation import Correlator, TransactionId
+from udpguard.core.options import DEFAULT, Default, Limits
+from udpguard.core.retransmission import AdaptiveRetry, Retry, RetryPolicy
+from udpguard.core.statistics import PeerStatistics, Statistics
+from udpguard.core.verdict import Decision, NearMiss, Reason, Reply, Unexpected
+
+__all__ = [
+    "DEFAULT",
+    "AdaptiveRetry",
+    "Address",
+    "Client",
+    "Correlator",
+    "DatagramTooLargeError",
+    "Decision",
+    "Default",
+    "DuplicateTransactionError",
+    "Endpoint",
+    "EndpointClosedError",
+    "EndpointOpener",
+    "Expectation",
+    "GuardProtocol",
+    "InvalidAddressError",
+    "Limits",
+    "NearMiss",
+    "Peer",
+    "PeerStatistics",
+    "PeerUnreachableError",
+    "Reason",
+    "Reply",
+    "ReplyFrom",
+    "ReplyTimeoutError",
+    "Retry",
+    "RetryPolicy",
+    "Statistics",
+    "TooManyPendingError",
+    "TransactionId",
+    "UdpGuardError",
+    "Unexpected",
+    "open_endpoint",
+]
+
+for _name in __all__:
+    if callable(globals()[_name]) and hasattr(globals()[_name], "__qualname__"):
+        globals()[_name].__module__ = __name__
+del _name

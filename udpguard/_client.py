@@ -1,0 +1,396 @@
+"""The verbs: request, exchange, expect, send."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import socket
+from collections.abc import Callable, Generator, Sequence
+from typing import Final, NamedTuple, TypeAlias
+
+from typing_extensions import Buffer, Self
+
+from udpguard._errors import InvalidAddressError
+from udpguard._exchange import Data, Exchange, Quota
+from udpguard._protocol import Guard, ReplyFuture, check_correlator, literal
+from udpguard._resolve import Answer, Resolver
+from udpguard._sending import check_size, checked_data, sending_error
+from udpguard.core.address import (
+    Address,
+    HostName,
+    Peer,
+    ReplyFrom,
+    Sources,
+    Wire,
+    is_limited_broadcast,
+    parse,
+    peer_of,
+    refusal_to_ask,
+    refusal_to_send,
+)
+from udpguard.core.correlation import Correlator
+from udpguard.core.options import DEFAULT, DEFAULT_TIMEOUT, Default, check_hook, check_limit, checked_timeout
+from udpguard.core.retransmission import RetryPolicy
+from udpguard.core.source import Accept, Entry
+from udpguard.core.verdict import Reply
+
+Addresses: TypeAlias = Address | Sequence[Address]
+"""One address, or a list of them: equivalent servers, tried in turn."""
+
+Payload: TypeAlias = Buffer | Callable[[int], bytes]
+"""A datagram, or a function of the attempt's number (0, 1, …) that gives it."""
+
+_FROM_PEER: Final = Sources("peer", socket.if_nametoindex)
+
+
+class Settings(NamedTuple):
+    """When requests end and are sent again: what the client says, or the endpoint, or the call.
+
+    Attributes:
+        timeout: Seconds; None: as long as the schedule.
+        retry: The schedule; None: sent once.
+    """
+
+    timeout: float | None
+    retry: RetryPolicy | None
+
+    def overridden(self, timeout: float | None | Default, retry: RetryPolicy | None | Default) -> Settings:
+        """These settings, but for what is given in a place that has the last word.
+
+        Where a schedule is given and a time-out isn't, the deadline is the schedule's own end.
+        """
+        if not isinstance(retry, (RetryPolicy, Default)) and retry is not None:
+            raise TypeError(f"retry must be a RetryPolicy such as udpguard.Retry(), or None, not {retry!r}")
+        schedule = self.retry if isinstance(retry, Default) else retry
+        if not isinstance(timeout, Default):
+            return Settings(checked_timeout(timeout), schedule)
+        if isinstance(retry, Default):
+            return self
+        if retry is not None:
+            return Settings(None, schedule)
+        return Settings(DEFAULT_TIMEOUT if self.timeout is None else self.timeout, None)
+
+
+class Expectation:
+    """A reply that is expected from now on: `await` it for the `Reply`.
+
+    As a context manager, `with` or `async with`, it withdraws itself at the end. Never awaited, it makes no noise.
+    """
+
+    def __init__(self, client: Client, wire: Wire, future: ReplyFuture) -> None:
+        self._client = client
+        self._wire = wire
+        self._future = future
+
+    def __await__(self) -> Generator[object, None, Reply]:
+        """Wait for the reply.
+
+        Raises:
+            ReplyTimeoutError: None came in time.
+            EndpointClosedError: The endpoint was closed.
+        """
+        return self._future.__await__()
+
+    async def send(self, data: Buffer) -> None:
+        """Send a datagram to the peer, from the port that listens.
+
+        Args:
+            data: The payload; one of no bytes is a valid datagram.
+
+        Raises:
+            PeerUnreachableError: The operating system would not send it.
+            DatagramTooLargeError: It is more than UDP, or the path, carries.
+            EndpointClosedError: The endpoint was closed.
+        """
+        await self._client.send(peer_of(self._wire), data)
+
+    @property
+    def peer(self) -> Peer:
+        """Who is expected to reply, or was meant to be asked."""
+        return peer_of(self._wire)
+
+    def done(self) -> bool:
+        """Whether the reply came, or never will."""
+        return self._future.done()
+
+    def cancel(self) -> bool:
+        """Withdraw it; whether it was still pending."""
+        return self._future.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.cancel()
+
+
+class Client:
+    """One way of asking through an endpoint: its correlator, its time-out, its schedule.
+
+    An endpoint is a client, and `Endpoint.client()` makes more. They share sockets and statistics, and never take
+    each other's replies.
+    """
+
+    def __init__(
+        self,
+        guard: Guard,
+        resolver: Resolver,
+        correlate: Correlator | None,
+        settings: Settings,
+        quota: Quota | None,
+        *,
+        allow_broadcast: bool,
+        owner: object = None,
+    ) -> None:
+        self._guard = guard
+        self._resolver = resolver
+        self._correlator = check_correlator(correlate)
+        self._book = guard.registry.book(correlate)
+        self._settings = settings
+        self._quota = quota
+        self._allow_broadcast = allow_broadcast
+        self._owner = owner  # kept alive: an endpoint that nobody holds closes
+
+    # ------------------------------------------------------------------------------------------------ asking
+
+    async def request(
+        self,
+        addr: Addresses,
+        data: Payload,
+        *,
+        timeout: float | None | Default = DEFAULT,
+        retry: RetryPolicy | None | Default = DEFAULT,
+        reply_from: ReplyFrom = "peer",
+        accept: Accept | None = None,
+    ) -> bytes:
+        """Ask, and give the reply's bytes.
+
+        Args:
+            addr: Whom to ask: `(host, port)`, or a list of equivalent servers, which the attempts try in turn, as they
+                do with the several addresses of a name.
+            data: The datagram, or a function of the attempt's number (0, 1, …) that gives it, for protocols whose
+                retransmissions differ.
+            timeout: Seconds from the call to the deadline, whatever happens in between; None: no deadline.
+            retry: When to send again; None: sent once to each address. Where it is given and `timeout` is not, the
+                deadline is the schedule's own end.
+            reply_from: Where the reply may come from: "peer", "host" (any port of it), an address, a network
+                ("192.0.2.0/24"), a list of these, or "anywhere" (with a correlator or `accept` only).
+            accept: Judges a reply that came from the right place: True or False, or a `Decision`.
+
+        Returns:
+            The payload of the reply.
+
+        Raises:
+            ReplyTimeoutError: No reply that was accepted came in time; the message says why that may be.
+            PeerUnreachableError: It could not be sent to any of the addresses.
+            InvalidAddressError: An address is malformed, or of a kind that can't answer.
+            DatagramTooLargeError: The datagram is more than UDP, or the path, carries.
+            DuplicateTransactionError: Its transaction id is pending for this peer already.
+            EndpointClosedError: The endpoint was closed, before or meanwhile.
+            socket.gaierror: The name does not resolve.
+            RuntimeError: The endpoint belongs to another event loop.
+        """
+        entry = self._begin(addr, data, timeout, retry, reply_from, accept, plain=True)
+        future = entry.future
+        assert isinstance(future, asyncio.Future)
+        try:
+            payload: bytes = await future
+        except asyncio.CancelledError:
+            self._guard.withdraw(entry)
+            raise
+        return payload
+
+    async def exchange(
+        self,
+        addr: Addresses,
+        data: Payload,
+        *,
+        timeout: float | None | Default = DEFAULT,
+        retry: RetryPolicy | None | Default = DEFAULT,
+        reply_from: ReplyFrom = "peer",
+        accept: Accept | None = None,
+    ) -> Reply:
+        """Ask as `request` does, and give the whole `Reply`: the data, who sent it, the round-trip time, the attempts.
+
+        Arguments and errors are those of `request`.
+        """
+        entry = self._begin(addr, data, timeout, retry, reply_from, accept, plain=False)
+        future = entry.future
+        assert isinstance(future, asyncio.Future)
+        try:
+            reply: Reply = await future
+        except asyncio.CancelledError:
+            self._guard.withdraw(entry)
+            raise
+        return reply
+
+    def _begin(
+        self,
+        addr: Addresses,
+        data: Payload,
+        timeout: float | None | Default,
+        retry: RetryPolicy | None | Default,
+        reply_from: ReplyFrom,
+        accept: Accept | None,
+        *,
+        plain: bool,
+    ) -> Entry:
+        loop = self._guard.check_loop()
+        settings = self._settings.overridden(timeout, retry)
+        sources = _FROM_PEER if reply_from == "peer" else Sources(reply_from, socket.if_nametoindex)
+        if accept is not None:
+            check_hook("accept", accept)
+        elif sources.anywhere and self._correlator is None:
+            raise ValueError('reply_from="anywhere" takes anybody\'s word: pass accept=… or use a correlator')
+        exchange = Exchange(
+            self._guard,
+            self._correlator,
+            self._book,
+            _checked_payload(data),
+            sources,
+            accept=accept,
+            quota=self._quota,
+            policy=settings.retry,
+        )
+        return exchange.begin(loop.create_future(), _parse_all(addr), self._resolver, settings.timeout, plain=plain)
+
+    # --------------------------------------------------------------------------------- expecting and sending
+
+    def expect(
+        self,
+        addr: Address,
+        *,
+        timeout: float | None | Default = DEFAULT,
+        reply_from: ReplyFrom = "peer",
+        accept: Accept | None = None,
+        transaction: object = None,
+    ) -> Expectation:
+        """Expect a reply from now on, without sending anything.
+
+        Args:
+            addr: Who will reply: a literal address or a `Peer`.
+            timeout: Seconds until it ends; None: never.
+            reply_from: Where the reply may come from, as in `request`; "anywhere" always goes.
+            accept: Judges a reply from the right place, as in `request`.
+            transaction: The key that the correlator must find in it; None expects a datagram without a key.
+
+        Returns:
+            An `Expectation`, to be awaited for the `Reply` (with `rtt` None and `attempts` 0).
+
+        Raises:
+            TooManyPendingError: As many as `Limits.pending` are pending.
+            InvalidAddressError: The address is a name, malformed, or of a kind that can't answer.
+            DuplicateTransactionError: The transaction is expected from this peer already.
+            EndpointClosedError: The endpoint was closed.
+        """
+        loop = self._guard.check_loop()
+        wire = literal(addr)
+        self._guard.channel_for(wire, addr)
+        seconds = self._settings.timeout if isinstance(timeout, Default) else checked_timeout(timeout)
+        future = ReplyFuture(loop=loop)
+        entry = self._guard.expect(
+            future,
+            wire,
+            self._book,
+            timeout=DEFAULT_TIMEOUT if seconds is None else seconds,
+            reply_from=reply_from,
+            accept=accept,
+            transaction=transaction,
+        )
+        future.withdraws(self._guard, entry)
+        return Expectation(self, wire, future)
+
+    async def send(self, addr: Address, data: Buffer) -> None:
+        """Send a datagram and expect nothing; wait only while the socket takes none.
+
+        Args:
+            addr: To whom; a multicast group, or with `allow_broadcast` a broadcast address, too.
+            data: The payload; one of no bytes is a valid datagram.
+
+        Raises:
+            PeerUnreachableError: The operating system would not send it.
+            InvalidAddressError: Nothing can be sent there.
+            DatagramTooLargeError: It is more than UDP, or the path, carries.
+            EndpointClosedError: The endpoint was closed.
+            socket.gaierror: The name does not resolve.
+        """
+        self._guard.check_loop()
+        payload = checked_data(data)
+        wire = parse(addr, socket.if_nametoindex)
+        if isinstance(wire, HostName):
+            wire = (await self._look_up(wire))[0]
+        refusal = refusal_to_send(wire)
+        if refusal is None and is_limited_broadcast(wire) and not self._allow_broadcast:
+            refusal = "255.255.255.255 is the broadcast address: open the endpoint with allow_broadcast=True"
+        if refusal is not None:
+            raise InvalidAddressError(refusal, address=addr)
+        channel = self._guard.channel_for(wire, addr)
+        check_size(payload, wire)
+        counters = self._guard.registry.counters
+        async with self._guard.sending:
+            try:
+                while self._guard.paused or not channel.transmit(payload, wire):
+                    await self._guard.until_writable()
+            except OSError as error:
+                counters.send_errors += 1
+                raise sending_error(error, payload, wire) from error
+        counters.sent += 1
+        self._guard.registry.source(wire).sent += 1
+
+    # ------------------------------------------------------------------------------------------------- names
+
+    async def _look_up(self, name: HostName) -> list[Wire]:
+        """The addresses of a name that the endpoint has a socket for, at least one."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def told(answer: Answer) -> None:
+            if not future.done():
+                future.set_result(answer)
+
+        self._resolver.look_up(name, told)
+        answer = await future
+        if isinstance(answer, BaseException):
+            raise answer
+        self._guard.check_loop()
+        reachable = [wire for wire in answer if any(channel.carries(wire) for channel in self._guard.channels)]
+        if not reachable:
+            self._guard.channel_for(answer[0], name)
+        return reachable
+
+
+def _checked_payload(data: object) -> Data:
+    if not callable(data):
+        return checked_data(data)
+    if inspect.iscoroutinefunction(data):
+        raise TypeError("data must be bytes or a plain function that returns them, not a coroutine function")
+    return data
+
+
+def _parse_all(addr: object) -> list[tuple[Wire | HostName, object]]:
+    """One address or several, in canonical form and as they were written; those that can't answer are refused."""
+    several = isinstance(addr, Sequence) and not isinstance(addr, (str, bytes, tuple))
+    if isinstance(addr, tuple) and addr and isinstance(addr[0], tuple):
+        several = True
+    written: list[object] = list(addr) if several and isinstance(addr, Sequence) else [addr]
+    if not written:
+        raise InvalidAddressError("the list of addresses is empty", address=addr)
+    parsed: list[tuple[Wire | HostName, object]] = []
+    for one in written:
+        address = parse(one, socket.if_nametoindex)
+        refusal = refusal_to_ask(address) if isinstance(address, bytes) else None
+        if refusal is not None:
+            raise InvalidAddressError(refusal, address=one)
+        parsed.append((address, one))
+    return parsed
+
+
+def checked_quota(in_flight_per_peer: int | None) -> Quota | None:
+    """A quota, where there is a limit."""
+    check_limit("in_flight_per_peer", in_flight_per_peer)
+    return None if in_flight_per_peer is None else Quota(in_flight_per_peer)

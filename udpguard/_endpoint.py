@@ -1,0 +1,318 @@
+"""Opening and closing: the endpoint that users hold."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import warnings
+from collections.abc import Generator
+
+from typing_extensions import Self, override
+
+from udpguard._client import Client, Settings, checked_quota
+from udpguard._errors import InvalidAddressError
+from udpguard._platform.sockets import bound_socket, check_users_socket, local_wire, open_sockets, prepare
+from udpguard._protocol import Guard, GuardProtocol, UnexpectedHook, check_correlator, literal
+from udpguard._resolve import Resolver
+from udpguard._transport import open_channel
+from udpguard.core.address import (
+    IPV4_WIRE,
+    Address,
+    HostName,
+    Peer,
+    Wire,
+    parse,
+    peer_of,
+    refusal_to_send,
+    sockaddr_of,
+    wire_of_source,
+)
+from udpguard.core.correlation import Correlator
+from udpguard.core.options import DEFAULT, DEFAULT_TIMEOUT, Default, Limits
+from udpguard.core.retransmission import RetryPolicy
+from udpguard.core.statistics import PeerStatistics, Statistics
+
+
+def open_endpoint(
+    local_addr: Address | None = None,
+    *,
+    sock: socket.socket | None = None,
+    family: int = socket.AF_UNSPEC,
+    timeout: float | None | Default = DEFAULT,
+    retry: RetryPolicy | None = None,
+    correlate: Correlator | None = None,
+    limits: Limits = Limits(),  # noqa: B008 (frozen)
+    allow_broadcast: bool = False,
+    on_unexpected: UnexpectedHook | None = None,
+) -> EndpointOpener:
+    """Open an endpoint: `await` it, or use it with `async with`, which closes it as well.
+
+        async with udpguard.open_endpoint() as endpoint:
+            data = await endpoint.request(("192.0.2.1", 7), b"hello", timeout=2.0)
+
+    Args:
+        local_addr: Where to bind, and for that address's family only. Unless given: a random port on every
+            interface, for IPv4 and IPv6 alike (one number for both where it is free).
+        sock: A bound, unconnected UDP socket of yours instead; the endpoint closes it.
+        family: AF_INET or AF_INET6 to have only that.
+        timeout: Seconds until a request ends, where the client or the call doesn't say otherwise; 5 unless given, None
+            for never.
+        retry: When a request is sent again; None: never. Where it is given and `timeout` is not, the deadline is the
+            schedule's own end.
+        correlate: What, beyond the address, ties a reply to its request.
+        limits: What may be held at once.
+        allow_broadcast: Whether `send` may go to broadcast addresses (SO_BROADCAST).
+        on_unexpected: Called with each datagram that was not delivered; an exception in it is logged once, counted,
+            and stops nothing.
+
+    Returns:
+        What gives the `Endpoint` when awaited or entered.
+
+    Raises:
+        TypeError: An argument is of the wrong type.
+        ValueError: An argument makes no sense, or `sock` is not a bound, unconnected UDP socket.
+        InvalidAddressError: `local_addr` is malformed.
+        OSError: On awaiting: the address can't be bound to.
+    """
+    if family not in (socket.AF_UNSPEC, socket.AF_INET, socket.AF_INET6):
+        raise ValueError(f"family must be socket.AF_INET, AF_INET6 or AF_UNSPEC (both), not {family!r}")
+    if sock is not None:
+        if local_addr is not None or family != socket.AF_UNSPEC:
+            raise ValueError("sock is bound already and has its family: pass it without local_addr and family")
+        check_users_socket(sock)
+    where = None if local_addr is None else parse(local_addr, socket.if_nametoindex, port_zero=True)
+    if isinstance(where, bytes) and family not in (socket.AF_UNSPEC, _family_of(where)):
+        raise InvalidAddressError(f"local_addr {local_addr!r} is not of the family given", address=local_addr)
+    settings = Settings(DEFAULT_TIMEOUT, None).overridden(timeout, retry if retry is not None else DEFAULT)
+    check_correlator(correlate)
+    guard = Guard(limits, on_unexpected)
+    return EndpointOpener(guard, where, sock, family, correlate, settings, allow_broadcast=bool(allow_broadcast))
+
+
+def _family_of(wire: Wire) -> socket.AddressFamily:
+    return socket.AF_INET if len(wire) == IPV4_WIRE else socket.AF_INET6
+
+
+class EndpointOpener:
+    """What `open_endpoint` returns: `await` it, or use it with `async with`; once."""
+
+    def __init__(
+        self,
+        guard: Guard,
+        where: Wire | HostName | None,
+        sock: socket.socket | None,
+        family: int,
+        correlate: Correlator | None,
+        settings: Settings,
+        *,
+        allow_broadcast: bool,
+    ) -> None:
+        self._guard = guard
+        self._where = where
+        self._sock = sock
+        self._family = family
+        self._correlate = correlate
+        self._settings = settings
+        self._allow_broadcast = allow_broadcast
+        self._used = False
+        self._endpoint: Endpoint | None = None
+
+    def __await__(self) -> Generator[object, None, Endpoint]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> Endpoint:
+        self._endpoint = await self._open()
+        return self._endpoint
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        assert self._endpoint is not None
+        self._endpoint.close()
+        await self._endpoint.wait_closed()
+
+    async def _open(self) -> Endpoint:
+        if self._used:
+            raise RuntimeError("this endpoint was opened already: call udpguard.open_endpoint() for another")
+        self._used = True
+        loop = asyncio.get_running_loop()
+        guard = self._guard
+        guard.bind(loop)
+        sockets = await self._sockets(loop)
+        try:
+            local = tuple(peer_of(local_wire(sock)) for sock in sockets)
+            for sock in sockets:
+                guard.channels.append(await open_channel(loop, sock, GuardProtocol.of(guard)))
+        except BaseException:
+            for channel in guard.channels:
+                channel.abort()
+            for sock in sockets:
+                sock.close()
+            raise
+        family = self._family if len(sockets) > 1 else sockets[0].family
+        return Endpoint(
+            guard,
+            Resolver(loop, family),
+            self._correlate,
+            self._settings,
+            local,
+            allow_broadcast=self._allow_broadcast,
+        )
+
+    async def _sockets(self, loop: asyncio.AbstractEventLoop) -> list[socket.socket]:
+        if self._sock is not None:
+            prepare(check_users_socket(self._sock), allow_broadcast=self._allow_broadcast)
+            return [self._sock]
+        where = self._where
+        if where is None:
+            return open_sockets(self._family, allow_broadcast=self._allow_broadcast)
+        if isinstance(where, HostName):
+            found = await loop.getaddrinfo(where.host, where.port, family=self._family, type=socket.SOCK_DGRAM)
+            address = found[0][4]
+            where = wire_of_source(*address[:2], *address[3:])
+        try:
+            return [bound_socket(sockaddr_of(where), _family_of(where), self._allow_broadcast)]
+        except OSError as error:
+            raise OSError(error.errno, f"could not bind to {peer_of(where)}: {error.strerror}") from error
+
+
+class Endpoint(Client):
+    """One UDP socket (or one of each family) that asks many servers and believes only the right ones.
+
+    Opened by `open_endpoint`. It is a `Client`, too. Use it with `async with`, or close it when you are done; a
+    forgotten one gives a ResourceWarning.
+    """
+
+    def __init__(
+        self,
+        guard: Guard,
+        resolver: Resolver,
+        correlate: Correlator | None,
+        settings: Settings,
+        local: tuple[Peer, ...],
+        *,
+        allow_broadcast: bool,
+    ) -> None:
+        quota = checked_quota(guard.registry.limits.in_flight_per_peer)
+        super().__init__(guard, resolver, correlate, settings, quota, allow_broadcast=allow_broadcast)
+        self._local = local
+
+    def client(
+        self,
+        *,
+        correlate: Correlator | None | Default = DEFAULT,
+        timeout: float | None | Default = DEFAULT,
+        retry: RetryPolicy | None | Default = DEFAULT,
+        in_flight_per_peer: int | None | Default = DEFAULT,
+    ) -> Client:
+        """Another way of asking through this endpoint, such as another protocol.
+
+        Args:
+            correlate: What ties a reply to its request; the endpoint's unless given.
+            timeout: Seconds until a request ends; the endpoint's unless given.
+            retry: When a request is sent again; the endpoint's unless given.
+            in_flight_per_peer: How many of this client's requests with a key may be in flight to one peer; what
+                `Limits.in_flight_per_peer` says unless given, and then counted together with the endpoint's.
+
+        Raises:
+            TypeError: An argument is of the wrong type.
+            ValueError: An argument makes no sense.
+        """
+        return Client(
+            self._guard,
+            self._resolver,
+            self._correlator if isinstance(correlate, Default) else correlate,
+            self._settings.overridden(timeout, retry),
+            self._quota if isinstance(in_flight_per_peer, Default) else checked_quota(in_flight_per_peer),
+            allow_broadcast=self._allow_broadcast,
+            owner=self,
+        )
+
+    async def resolve(self, host: str, port: int) -> Peer:
+        """Look a name up once, to pass the `Peer` from then on.
+
+        Args:
+            host: A name or a literal.
+            port: The server's port.
+
+        Returns:
+            The first of its addresses that the endpoint has a socket for, in the resolver's order.
+
+        Raises:
+            InvalidAddressError: It is malformed, or stands for no host.
+            socket.gaierror: The name does not resolve.
+        """
+        self._guard.check_loop()
+        wire = parse((host, port), socket.if_nametoindex)
+        if isinstance(wire, HostName):
+            wire = (await self._look_up(wire))[0]
+        refusal = refusal_to_send(wire)
+        if refusal is not None:
+            raise InvalidAddressError(refusal, address=(host, port))
+        return peer_of(wire)
+
+    def statistics(self) -> Statistics:
+        """What was counted since the endpoint was opened. It can be asked for after closing, too."""
+        return self._guard.statistics()
+
+    def peer_statistics(self, addr: Address) -> PeerStatistics | None:
+        """What is known of a peer; None where it was never asked, or not lately.
+
+        Args:
+            addr: A literal address or a `Peer`.
+
+        Raises:
+            InvalidAddressError: It is a name, or malformed.
+        """
+        source = self._guard.registry.known_source(literal(addr))
+        return None if source is None else source.statistics()
+
+    @property
+    def local_addr(self) -> Peer:
+        """Where it is bound; of two sockets, the IPv4 one's."""
+        return self._local[0]
+
+    @property
+    def local_addrs(self) -> tuple[Peer, ...]:
+        """Where its sockets are bound, IPv4 first."""
+        return self._local
+
+    def close(self) -> None:
+        """Close it. What is pending fails, each with an `EndpointClosedError` of its own."""
+        self._resolver.close()
+        self._guard.close()
+
+    async def wait_closed(self) -> None:
+        """Wait until its sockets are closed."""
+        await self._guard.wait_closed()
+
+    def is_closing(self) -> bool:
+        """Whether it is closed, or about to be."""
+        return self._guard.closed
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.close()
+        await self.wait_closed()
+
+    @override
+    def __repr__(self) -> str:
+        where = ", ".join(map(str, self._local))
+        return f"<udpguard.Endpoint {where}{' closed' if self._guard.closed else ''}>"
+
+    def __del__(self) -> None:
+        guard = getattr(self, "_guard", None)
+        if guard is None or guard.closed:
+            return
+        warnings.warn(
+            f"{self!r} was never closed: use `async with udpguard.open_endpoint() as endpoint`, or close() it",
+            ResourceWarning,
+            source=self,
+            stacklevel=2,
+        )
+        # Its loop may be closed already, and then takes no calls.
+        with contextlib.suppress(RuntimeError):
+            for channel in guard.channels:
+                channel.abort()
+            guard.close()

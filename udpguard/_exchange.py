@@ -1,0 +1,478 @@
+"""A request, from the call to its end: whom to ask next, when, and what to wait for before that.
+
+An exchange has no task and no timer of its own. It is a small state machine in one method, `step`, that is called
+when it begins, when a name is resolved, when the time for the next attempt has come, and when something it waited for
+is free. Each time it chooses a target and tries to send; what is in its way is a gate, at which it waits:
+
+    turn     without a key, requests to one source go one after the other
+    quota    as many requests with a key as `in_flight_per_peer` allows
+    id       a transaction id to assign
+    room     one of `Limits.pending`; taken after the turn, so that a silent peer's queue takes up no room
+    socket   the socket's send buffer
+
+The caller awaits one future from beginning to end.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, TypeAlias
+
+from typing_extensions import override
+
+from udpguard._errors import (
+    DuplicateTransactionError,
+    InvalidAddressError,
+    PeerUnreachableError,
+)
+from udpguard._protocol import Guard
+from udpguard._resolve import Answer, Resolver
+from udpguard._sending import check_size, checked_data, sending_error
+from udpguard._transport import Channel
+from udpguard.core.address import HostName, Sources, Wire, peer_of, refusal_to_ask
+from udpguard.core.correlation import Book, Correlator, Slot, TransactionId
+from udpguard.core.gate import Gate
+from udpguard.core.ids import IdPool
+from udpguard.core.retransmission import AdaptiveRetry, RetryPolicy, drawn
+from udpguard.core.source import Accept, Details, Entry, Source
+
+Data: TypeAlias = bytes | Callable[[int], bytes]
+"""A datagram, or a function of the attempt's number (0, 1, …) that gives it."""
+
+# Without a schedule the next address is tried after so many seconds (RFC 8305 section 5: Connection Attempt Delay).
+_NEXT_ADDRESS: Final = 0.25
+# An id is free by count, but callers' own ids are in the way: nobody tells when one of those ends.
+_ID_AGAIN: Final = 0.05
+
+
+class Quota:
+    """How many requests with a key may be in flight to one peer.
+
+    Args:
+        limit: As many.
+    """
+
+    __slots__ = ("_gates", "_limit")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._gates: dict[Wire, Gate[Entry]] = {}
+
+    def gate(self, wire: Wire) -> Gate[Entry]:
+        """The gate of a peer."""
+        gate = self._gates.get(wire)
+        if gate is None:
+            if len(self._gates) >= 1_024:
+                self._gates = {w: g for w, g in self._gates.items() if g.free < self._limit}
+            gate = self._gates[wire] = Gate(self._limit)
+        return gate
+
+
+class Target:
+    """One address that is asked."""
+
+    __slots__ = ("channel", "original", "payload", "peer", "place", "sent", "slots", "wire")
+
+    def __init__(self, wire: Wire, place: int, channel: Channel, peer: Source) -> None:
+        self.wire = wire
+        self.place = place
+        """Where it stands in the caller's list."""
+        self.channel = channel
+        self.peer = peer
+        self.sent = 0
+        self.payload: bytes | None = None
+        """What leaves, once it is known and the same for each attempt."""
+        self.slots: tuple[Slot, ...] = ()
+        self.original: bytes | None = None
+
+
+class _BusyError(Exception):
+    """The target can't be asked now; perhaps there is a gate to wait at."""
+
+    def __init__(self, gate: Gate[Entry] | None, reason: str) -> None:
+        super().__init__()
+        self.gate = gate
+        self.reason = reason
+
+
+class Exchange(Details):
+    """A request while it goes on.
+
+    Args:
+        guard: Where it is registered.
+        correlator: Its client's, or None.
+        book: The book of keys of that.
+        data: What it sends.
+        sources: Where its answer may come from.
+        accept: Judges the answer.
+        quota: How many may be in flight to one peer.
+        policy: When it is sent again; None: it is sent once to each address.
+    """
+
+    __slots__ = (
+        "_assigns",
+        "_book",
+        "_correlator",
+        "_data",
+        "_entry",
+        "_error",
+        "_fixed_end",
+        "_guard",
+        "_key",
+        "_policy",
+        "_quota",
+        "_sources",
+        "_targets",
+        "_unresolved",
+        "_waits",
+    )
+
+    def __init__(
+        self,
+        guard: Guard,
+        correlator: Correlator | None,
+        book: Book,
+        data: Data,
+        sources: Sources,
+        *,
+        accept: Accept | None,
+        quota: Quota | None,
+        policy: RetryPolicy | None,
+    ) -> None:
+        super().__init__(accept, asks=True)
+        self._guard = guard
+        self._correlator = correlator
+        self._assigns = isinstance(correlator, TransactionId) and correlator.assign
+        self._book = book
+        self._data = data
+        self._sources = sources
+        self._quota = quota
+        self._policy = policy
+        self._waits: tuple[float, ...] = ()
+        self._targets: list[Target] = []
+        self._unresolved = 0
+        self._error: BaseException | None = None
+        """Why the latest of the addresses that failed did."""
+        self._key: object = None
+        self._fixed_end = True
+        self._entry: Entry
+
+    # ------------------------------------------------------------------------------------------- beginning
+
+    def begin(
+        self,
+        future: object,
+        addresses: Sequence[tuple[Wire | HostName, object]],
+        resolver: Resolver,
+        timeout: float | None,
+        *,
+        plain: bool,
+    ) -> Entry:
+        """Register, and send as soon as it can be.
+
+        Args:
+            future: The caller's.
+            addresses: Whom to ask, each in canonical form and as the caller wrote it.
+            resolver: Looks up names.
+            timeout: Seconds; None: as long as the schedule.
+            plain: Whether the caller wants the bytes alone.
+
+        Raises:
+            InvalidAddressError: No socket of the endpoint reaches one of the addresses.
+            ValueError: The retransmission policy gives no schedule.
+        """
+        guard, registry = self._guard, self._guard.registry
+        names: list[tuple[int, HostName]] = []
+        for place, (address, written) in enumerate(addresses):
+            if isinstance(address, HostName):
+                names.append((place, address))
+            elif all(target.wire != address for target in self._targets):
+                self._add_target(address, place, guard.channel_for(address, written))
+        self._unresolved = len(names)
+        self._name_it([address for address, _ in addresses])
+        if isinstance(self._data, bytes):
+            self._key = self._key_in(self._data)
+        if self._policy is not None:
+            self._draw(self._policy)
+        movable = timeout is None and bool(names)
+        self._fixed_end = not movable
+        entry = Entry(future, guard.clock(), sum(self._waits) if timeout is None else timeout, self, plain=plain)
+        self._entry = entry
+        registry.enter(entry, movable=movable)
+        guard.due_at(entry.deadline)
+        for place, name in names:
+            self.waits_for = "name"
+            resolver.look_up(name, partial(self._resolved, place, name))
+        if self._targets:
+            guard.go_on(entry)
+        return entry
+
+    def _name_it(self, addresses: list[Wire | HostName]) -> None:
+        names = [str(a) if isinstance(a, HostName) else str(peer_of(a)) for a in addresses]
+        self.label = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+    def _draw(self, policy: RetryPolicy) -> None:
+        known = self._targets[0].peer.statistics() if self._targets else None
+        self._waits = drawn(policy, known, random.random)
+
+    def _add_target(self, wire: Wire, place: int, channel: Channel) -> None:
+        target = Target(wire, place, channel, self._guard.registry.source(wire))
+        self._targets.append(target)
+        self._targets.sort(key=lambda target: target.place)
+
+    def _resolved(self, place: int, name: HostName, answer: Answer) -> None:
+        """Take what the look-up of a name brought."""
+        if self._entry.ended:
+            return
+        self._unresolved -= 1
+        first = not self._targets
+        if isinstance(answer, BaseException):
+            self._error = answer
+        else:
+            self._error = self._add_resolved(place, name, answer) or self._error
+        if not self._targets:
+            if not self._unresolved:
+                self._guard.fail(self._entry, self._error or _nowhere(name))
+            return
+        if first:
+            self.waits_for = None
+            if not self._fixed_end and self._policy is not None:
+                self._draw(self._policy)
+                self._guard.registry.timetable.move(self._entry, sum(self._waits))
+                self._guard.due_at(self._entry.deadline)
+        if first or not self.attempts:
+            self._guard.go_on(self._entry)
+        elif self._policy is None and self.step_at == math.inf:
+            self._step_in(_NEXT_ADDRESS)
+
+    def _add_resolved(self, place: int, name: HostName, wires: list[Wire]) -> BaseException | None:
+        """Make targets of a name's addresses; why the last of those that can't be asked can't."""
+        error: BaseException | None = None
+        for wire in wires:
+            refusal = refusal_to_ask(wire)
+            if refusal is not None:
+                error = InvalidAddressError(f"{name.host!r} resolves to {peer_of(wire).host}: {refusal}", address=name)
+                continue
+            try:
+                channel = self._guard.channel_for(wire, name)
+            except InvalidAddressError as wrong_family:
+                error = wrong_family
+                continue
+            if all(target.wire != wire for target in self._targets):
+                self._add_target(wire, place, channel)
+        return error
+
+    # ------------------------------------------------------------------------------------------- going on
+
+    @override
+    def step(self) -> None:
+        """Make the next attempt, or wait for what is in its way."""
+        entry, registry = self._entry, self._guard.registry
+        if entry.ended or self.heard:
+            return
+        registry.stop_waiting(entry, self)
+        try:
+            self._attempt()
+        except BaseException as error:
+            self._guard.fail(entry, error)
+            if not isinstance(error, Exception):
+                raise
+
+    def _attempt(self) -> None:
+        """Send to the first target that can be asked now."""
+        busy: list[_BusyError] = []
+        passed: list[Target] = []
+        while (target := self._choose(passed)) is not None:
+            try:
+                if not self._send_to(target):
+                    return
+            except _BusyError as obstacle:
+                busy.append(obstacle)
+                passed.append(target)
+            except (PeerUnreachableError, InvalidAddressError) as error:
+                if error.__class__ is InvalidAddressError and len(self._targets) == 1:
+                    raise
+                self._error = error
+                self._targets.remove(target)
+            else:
+                self._plan_next()
+                return
+        if busy:
+            self._pass_over(busy)
+        elif not self._targets and not self._unresolved:
+            assert self._error is not None
+            raise self._error
+
+    def _choose(self, passed: list[Target]) -> Target | None:
+        """The next target in turn; without a schedule each is asked once."""
+        if self._policy is None:
+            return next((t for t in self._targets if not t.sent and t not in passed), None)
+        in_turn = sorted(self._targets, key=lambda target: (target.sent, target.place))
+        return next((t for t in in_turn if t not in passed), None)
+
+    def _plan_next(self) -> None:
+        """Set the time of the next attempt."""
+        self.waits_for = None
+        if self._policy is None:
+            if any(not target.sent for target in self._targets):
+                self._step_in(_NEXT_ADDRESS)
+        elif self.attempts < len(self._waits):
+            self._step_in(self._waits[self.attempts - 1])
+        self.untried = tuple(peer_of(target.wire) for target in self._targets if not target.sent)
+
+    def _pass_over(self, busy: list[_BusyError]) -> None:
+        """Wait until one of the targets that are busy can be asked."""
+        if self.attempts or any(obstacle.gate is None for obstacle in busy):
+            self._step_in(_NEXT_ADDRESS if self.attempts else _ID_AGAIN)
+            return
+        self.waits_for = busy[0].reason
+        for obstacle in busy:
+            assert obstacle.gate is not None
+            self._wait_at(obstacle.gate)
+
+    def _wait_at(self, gate: Gate[Entry]) -> None:
+        gate.wait(self._entry)
+        self.queued.append(gate)
+
+    def _step_in(self, seconds: float) -> None:
+        when = self._guard.clock() + seconds
+        self._guard.registry.timetable.add_step(self, when)
+        self._guard.due_at(when)
+
+    # --------------------------------------------------------------------------------------------- sending
+
+    def _send_to(self, target: Target) -> bool:
+        """Send to a target; False: it waits for room or for the socket.
+
+        Raises:
+            _BusyError: The target can't be asked now.
+            UdpGuardError: It can't be asked at all.
+        """
+        registry = self._guard.registry
+        payload, key = self._payload(target)
+        taken: list[Gate[Entry]] = []
+        try:
+            if target.payload is None:
+                self._take_turn(target, key, taken)
+            if not self._has_room() or not self._has_socket():
+                return False
+            if target.payload is None:
+                payload = self._open_slots(target, payload, key)
+            return self._transmit(target, payload)
+        except BaseException:
+            # The places go to others; but what it was sent for already, it must keep.
+            for gate in taken if not target.sent else ():
+                registry.leave(self, gate)
+            raise
+
+    def _has_room(self) -> bool:
+        room = self._guard.registry.room
+        if room in self.held:
+            return True
+        if room.enter():
+            self.held.append(room)
+            return True
+        self.waits_for = "room"
+        self._wait_at(room)
+        return False
+
+    def _has_socket(self) -> bool:
+        if not self._guard.paused:
+            return True
+        self.waits_for = "socket"
+        self._wait_at(self._guard.writable)
+        return False
+
+    def _transmit(self, target: Target, payload: bytes) -> bool:
+        guard, registry = self._guard, self._guard.registry
+        try:
+            if not target.channel.transmit(payload, target.wire):
+                return self._has_socket()
+        except OSError as error:
+            registry.counters.send_errors += 1
+            raise sending_error(error, payload, target.wire) from error
+        if self.attempts and isinstance(self._policy, AdaptiveRetry):
+            target.peer.back_off()
+        target.sent += 1
+        registry.note_sent(self._entry, target.slots, target.peer, guard.clock(), target.original)
+        return True
+
+    def _payload(self, target: Target) -> tuple[bytes, object]:
+        """What to send to a target, and the key in it."""
+        if isinstance(self._data, bytes):
+            if target.payload is None:
+                check_size(self._data, target.wire)
+            return target.payload or self._data, self._key
+        payload = checked_data(self._data(self.attempts), what="what the data function returns")
+        check_size(payload, target.wire)
+        target.payload = None
+        return payload, self._key_in(payload)
+
+    def _key_in(self, payload: bytes) -> object:
+        if self._correlator is None:
+            return None
+        key = self._correlator.request_key(payload)
+        try:
+            hash(key)
+        except TypeError as error:
+            raise TypeError(f"{type(self._correlator).__name__}.request_key gave a key that can't be hashed") from error
+        return key
+
+    def _take_turn(self, target: Target, key: object, taken: list[Gate[Entry]]) -> None:
+        """Take the places that a request to this target needs before it may be sent.
+
+        Raises:
+            _BusyError: One of them is not free.
+        """
+        registry = self._guard.registry
+        needed: list[tuple[Gate[Entry], str]] = []
+        if key is None:
+            needed += [(registry.turn(token), "turn") for token in self._sources.tokens(target.wire)]
+        else:
+            if self._quota is not None:
+                needed.append((self._quota.gate(target.wire), "quota"))
+            if self._assigns:
+                needed.append((self._pool(target).gate, "id"))
+        for gate, reason in needed:
+            if gate in self.held:
+                continue
+            if not gate.enter():
+                raise _BusyError(gate, reason)
+            self.held.append(gate)
+            taken.append(gate)
+
+    def _pool(self, target: Target) -> IdPool:
+        return self._guard.registry.pool(self._sources.tokens(target.wire)[0], self._book)
+
+    def _open_slots(self, target: Target, payload: bytes, key: object) -> bytes:
+        """Listen for the answer to what is about to be sent; what is sent, with its id if one is assigned."""
+        registry, entry = self._guard.registry, self._entry
+        tokens = self._sources.tokens(target.wire)
+        assigns = self._assigns and key is not None
+        if assigns:
+            assigned = registry.assign(self._pool(target), tokens, self._guard.clock())
+            if assigned is None:
+                raise _BusyError(None, "id")
+            self.assigned.append(assigned)
+            assert isinstance(key, bytes)
+            target.original, key = key, assigned[2]
+        try:
+            target.slots = registry.listen(entry, tokens, self._book, key)
+        except DuplicateTransactionError:
+            if len(self._targets) == 1:
+                raise
+            raise _BusyError(None, "id") from None
+        if assigns:
+            assert isinstance(self._correlator, TransactionId)
+            assert isinstance(key, bytes)
+            payload = self._correlator.stamped(payload, key)
+        if isinstance(self._data, bytes):
+            target.payload = payload
+        return payload
+
+
+def _nowhere(name: HostName) -> InvalidAddressError:
+    return InvalidAddressError(f"{name.host!r} has no address that can be asked", address=tuple(name))

@@ -1,0 +1,1 @@
+"""What one operating system can do with a UDP socket, behind one interface."""

@@ -1,0 +1,27 @@
+"""The seam to the operating system: datagrams go through it by the batch, addresses as wires."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from udpguard.core.address import Wire
+
+
+class Backend(Protocol):
+    """Reads and writes one non-blocking socket."""
+
+    def receive(self, most: int) -> list[tuple[bytes, Wire]]:
+        """Read up to so many datagrams, payload and source; fewer mean that no more are there.
+
+        Raises:
+            OSError: The socket has an error; what was read before it is not lost.
+        """
+        ...
+
+    def send(self, data: bytes, wire: Wire) -> bool:
+        """Send one datagram; False: the socket takes none now.
+
+        Raises:
+            OSError: The operating system will not send it.
+        """
+        ...

@@ -1,0 +1,138 @@
+"""UDP sockets as an endpoint wants them: made, or checked where the user brings one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import socket
+from typing import Final
+
+from udpguard.core.address import IPV4_WIRE, Address, Wire, sockaddr_of, wire_of_source
+
+logger = logging.getLogger("udpguard")
+
+# The kernel caps it (net.core.rmem_max). What it holds is what a busy event loop may leave unread.
+_RECEIVE_BUFFER: Final = 4 * 1024 * 1024
+_PORT_TRIES: Final = 16
+
+
+def open_sockets(family: int, *, allow_broadcast: bool) -> list[socket.socket]:
+    """Sockets on a random port of every interface: one of the family, or one of each the machine has.
+
+    Two get the same port number where one is free in both families.
+
+    Raises:
+        OSError: The machine has no such family, or no port is free.
+    """
+    families = [socket.AF_INET, socket.AF_INET6] if family == socket.AF_UNSPEC else [socket.AddressFamily(family)]
+    for _ in range(_PORT_TRIES):
+        opened, same = _open_each(families, allow_broadcast=allow_broadcast, insist=True)
+        if same:
+            return opened
+        for sock in opened:
+            sock.close()
+    return _open_each(families, allow_broadcast=allow_broadcast, insist=False)[0]
+
+
+def _open_each(
+    families: list[socket.AddressFamily], *, allow_broadcast: bool, insist: bool
+) -> tuple[list[socket.socket], bool]:
+    opened: list[socket.socket] = []
+    missing: OSError | None = None
+    port = 0
+    for family in families:
+        try:
+            sock = bound_socket(("::" if family == socket.AF_INET6 else "0.0.0.0", port), family, allow_broadcast)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and port:
+                if insist:
+                    return opened, False
+                port = 0
+                opened.append(bound_socket(("::", 0), family, allow_broadcast))
+                continue
+            logger.debug("no socket of family %s: %s", family, error)
+            missing = error
+            continue
+        opened.append(sock)
+        port = sock.getsockname()[1]
+    if not opened and missing is not None:
+        raise missing
+    return opened, True
+
+
+def bound_socket(address: Address, family: int, allow_broadcast: bool) -> socket.socket:  # noqa: FBT001
+    """A UDP socket bound to a literal address.
+
+    SO_REUSEADDR and SO_REUSEPORT stay off: a neighbour could take the replies.
+
+    Raises:
+        OSError: The family is missing, or the address is in use or not this machine's.
+    """
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        prepare(sock, allow_broadcast=allow_broadcast)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def prepare(sock: socket.socket, *, allow_broadcast: bool) -> None:
+    """Set what every socket of an endpoint needs."""
+    sock.setblocking(False)
+    if allow_broadcast:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    with contextlib.suppress(OSError):
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < _RECEIVE_BUFFER:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+
+
+def check_users_socket(sock: object) -> socket.socket:
+    """Refuse a socket that can't serve.
+
+    Raises:
+        TypeError: It is no socket.
+        ValueError: It is not a UDP socket, closed, not bound, or connected.
+    """
+    if not isinstance(sock, socket.socket):
+        raise TypeError(f"sock must be a socket.socket, not {type(sock).__name__}")
+    if sock.fileno() < 0:
+        raise ValueError(f"{sock!r} is closed")
+    if sock.type != socket.SOCK_DGRAM or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        raise ValueError(f"{sock!r} is not a UDP socket: pass one of AF_INET or AF_INET6 and SOCK_DGRAM")
+    try:
+        sock.getpeername()
+    except OSError:
+        pass
+    else:
+        raise ValueError(f"{sock!r} is connected, so it hears one peer only: pass one without connect()")
+    if not sock.getsockname()[1]:
+        raise ValueError(f"{sock!r} is not bound: call its bind(('0.0.0.0', 0)) first for any free port")
+    return sock
+
+
+def is_directed_broadcast(wire: Wire) -> bool:
+    """Whether the kernel takes it for the broadcast address of one of its networks.
+
+    It refuses both these and what a prohibiting route forbids with EACCES (`ip_route_connect`, net/ipv4); only the
+    former it allows once the socket says that it means it.
+    """
+    if len(wire) != IPV4_WIRE:
+        return False
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        try:
+            probe.connect(sockaddr_of(wire))
+        except OSError:
+            return False
+    return True
+
+
+def local_wire(sock: socket.socket) -> Wire:
+    """The wire of the address a socket is bound to."""
+    name = sock.getsockname()
+    return wire_of_source(name[0], name[1], name[3] if len(name) > 2 else 0)

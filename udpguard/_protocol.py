@@ -1,0 +1,582 @@
+"""The registry meets asyncio: futures are settled, one timer is kept, datagrams come in.
+
+`Guard` holds the registry of one endpoint and may serve several sockets; `GuardProtocol` is the thin shell around it
+that asyncio calls. All that comes from outside (a batch, the timer, a socket that takes datagrams again, a
+cancellation) ends in the same three steps: settle what the registry returns, let those go on who waited for what is
+free now, set the timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+from typing_extensions import override
+
+from udpguard._errors import (
+    DuplicateTransactionError,
+    EndpointClosedError,
+    InvalidAddressError,
+    PeerUnreachableError,
+    ReplyTimeoutError,
+    TooManyPendingError,
+)
+from udpguard._transport import Channel
+from udpguard.core.address import (
+    Address,
+    HostName,
+    ReplyFrom,
+    Sources,
+    Wire,
+    parse,
+    peer_of,
+    refusal_to_ask,
+    wire_of_source,
+)
+from udpguard.core.correlation import Book, Correlator
+from udpguard.core.explain import TimeoutFacts, explain
+from udpguard.core.gate import Gate
+from udpguard.core.options import DEFAULT, DEFAULT_TIMEOUT, Default, Limits, check_hook, checked_timeout
+from udpguard.core.registry import Batch, Registry, Settled
+from udpguard.core.source import Accept, Details, Entry
+from udpguard.core.statistics import Statistics
+from udpguard.core.verdict import Reason, Reply, Unexpected
+
+logger = logging.getLogger("udpguard")
+
+UnexpectedHook: TypeAlias = Callable[[Unexpected], object]
+
+# uvloop's timers fire up to half a millisecond early: a deadline that is not quite there must not spin.
+_SHORTEST_DELAY: Final = 0.0005
+
+
+class ReplyFuture(asyncio.Future[Reply]):
+    """A future whose cancellation withdraws the expectation at once."""
+
+    _guard: Guard | None = None
+    _entry: Entry | None = None
+
+    def withdraws(self, guard: Guard, entry: Entry) -> None:
+        """What its cancellation ends."""
+        self._guard = guard
+        self._entry = entry
+
+    @override
+    def cancel(self, msg: object = None) -> bool:
+        if not super().cancel(msg):
+            return False
+        if self._guard is not None and self._entry is not None:
+            self._guard.withdraw(self._entry)
+        return True
+
+
+class Guard:
+    """The registry of one endpoint, and what asyncio adds to it.
+
+    Args:
+        limits: What may be held at once.
+        on_unexpected: Told of each datagram that was not delivered.
+    """
+
+    def __init__(self, limits: Limits, on_unexpected: UnexpectedHook | None) -> None:
+        if not isinstance(limits, Limits):
+            raise TypeError(f"limits must be a udpguard.Limits, not {limits!r}")
+        check_hook("on_unexpected", on_unexpected)
+        self.registry = Registry(limits, secrets.randbits)
+        self.registry.wants_unexpected = on_unexpected is not None
+        self.channels: list[Channel] = []
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.clock: Callable[[], float] = time.monotonic
+        self.closed = False
+        self._paused: set[object] = set()
+        self.writable: Gate[Entry] = Gate(0)
+        """Those who wait until the sockets take datagrams again stand at this gate."""
+        self._hook = on_unexpected
+        self._hook_failed = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+        self._pumping = False
+        self._senders: list[asyncio.Future[None]] = []
+        self.sending = asyncio.Lock()
+        """Held by who sends and has to wait for a socket, so that nobody overtakes."""
+        self._open = 0
+        self._closers: list[asyncio.Future[None]] = []
+
+    # -------------------------------------------------------------------------------------------- the caller
+
+    def bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Belong to a loop from now on."""
+        self.loop = loop
+        # uvloop's time() stands still for up to a millisecond; both loops count CLOCK_MONOTONIC. A loop with a clock
+        # of its own, as for simulations, is asked.
+        kind = type(loop)
+        monotonic = kind.__module__.startswith("uvloop") or kind.time is asyncio.BaseEventLoop.time
+        self.clock = time.monotonic if monotonic else loop.time
+
+    def check_loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that runs, which must be the one it belongs to.
+
+        Raises:
+            EndpointClosedError: It was closed.
+            RuntimeError: No loop runs, or another one.
+        """
+        if self.closed:
+            raise EndpointClosedError("the endpoint is closed: open a new one")
+        loop = asyncio.get_running_loop()
+        if loop is not self.loop:
+            if self.loop is not None:
+                raise RuntimeError(
+                    "the endpoint belongs to another event loop: open one in each loop (asyncio.run starts a new one)"
+                )
+            self.bind(loop)
+        return loop
+
+    def channel_for(self, wire: Wire, address: object) -> Channel:
+        """The socket that reaches a peer.
+
+        Raises:
+            InvalidAddressError: None does.
+        """
+        for channel in self.channels:
+            if channel.carries(wire):
+                return channel
+        family = "IPv4" if len(wire) == 6 else "IPv6"
+        raise InvalidAddressError(
+            f"this endpoint has no {family} socket, so it can't reach {peer_of(wire)}: "
+            f"open it without local_addr, sock and family, or for {family}",
+            address=address,
+        )
+
+    def expect(
+        self,
+        future: asyncio.Future[Reply],
+        wire: Wire,
+        book: Book,
+        *,
+        timeout: float,
+        reply_from: ReplyFrom,
+        accept: Accept | None,
+        transaction: object,
+    ) -> Entry:
+        """Begin to expect a reply that nothing is sent for here.
+
+        Raises:
+            TooManyPendingError: As many as `Limits.pending` are pending.
+            DuplicateTransactionError: The transaction is expected already.
+            ValueError: There is a transaction but no correlator, or `reply_from` makes no sense.
+        """
+        if transaction is not None and book.correlator is None:
+            raise ValueError("transaction=… needs a correlator to find it in replies: pass correlate=…")
+        check_hook("accept", accept)
+        tokens = Sources(reply_from, socket.if_nametoindex).tokens(wire)
+        registry = self.registry
+        more = Details(accept) if accept is not None or len(tokens) > 1 else None
+        entry = Entry(future, self.clock(), timeout, more, plain=False)
+        if not registry.room.enter():
+            limit = registry.limits.pending
+            raise TooManyPendingError(
+                f"{limit} requests and expectations are pending, as many as Limits(pending=…) allows: "
+                f"raise it, or wait for some to end",
+                limit=limit,
+            )
+        entry.roomy = True
+        entry.source = registry.source(wire)
+        registry.enter(entry)
+        try:
+            registry.listen(entry, tokens, book, transaction)
+        except (DuplicateTransactionError, TypeError):
+            registry.end(entry, (Reason.LATE, entry.began))
+            raise
+        self.due_at(entry.deadline)
+        return entry
+
+    def withdraw(self, entry: Entry) -> None:
+        """End an exchange that its caller gave up."""
+        if self.registry.withdraw(entry, self.clock()):
+            self._pump()
+
+    def fail(self, entry: Entry, error: BaseException) -> None:
+        """End an exchange with an error for its caller."""
+        if entry.ended:
+            return
+        if isinstance(error, PeerUnreachableError):
+            self.registry.counters.unreachable += 1
+        self.registry.end(entry, (Reason.LATE, self.clock()))
+        settle_error(entry, error)
+        self._pump()
+
+    def go_on(self, entry: Entry) -> None:
+        """Let an exchange take its next step."""
+        self.registry.woken.append(entry)
+        self._pump()
+
+    async def until_writable(self) -> None:
+        """Wait while the sockets take no datagrams.
+
+        Raises:
+            EndpointClosedError: It was closed meanwhile.
+        """
+        while self._paused and not self.closed:
+            future: asyncio.Future[None] = self.check_loop().create_future()
+            self._senders.append(future)
+            await future
+        if self.closed:
+            raise EndpointClosedError("the endpoint was closed while the datagram waited to be sent")
+
+    # ------------------------------------------------------------------------------------------- the network
+
+    def receive(self, batch: Batch) -> None:
+        """Take what one drain of a socket read."""
+        if self.closed:
+            return
+        settled = self.registry.receive_batch(batch, self.clock())
+        for one in settled:
+            settle(one)
+        if self.registry.unexpected:
+            self._tell()
+        if self.registry.woken:
+            self._pump()
+        if self.registry.interrupt is not None:
+            interrupt, self.registry.interrupt = self.registry.interrupt, None
+            raise interrupt
+
+    def _tell(self) -> None:
+        """Tell the hook what was not delivered, now that the registry is at rest."""
+        unexpected, self.registry.unexpected = self.registry.unexpected, []
+        assert self._hook is not None
+        for datagram in unexpected:
+            try:
+                self._hook(datagram)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException:
+                self.registry.counters.hook_errors += 1
+                # What strangers send must not be able to fill the log: the first is shown, the others are counted.
+                level = logging.DEBUG if self._hook_failed else logging.ERROR
+                self._hook_failed = True
+                logger.log(level, "on_unexpected raised, and is called again all the same", exc_info=True)
+
+    @property
+    def paused(self) -> bool:
+        """Whether a socket takes no datagrams now."""
+        return bool(self._paused)
+
+    def pause(self, whose: object) -> None:
+        """Hold the datagrams back: a socket takes none."""
+        self._paused.add(whose)
+
+    def resume(self, whose: object) -> None:
+        """Let those go on who held datagrams back, as far as the socket takes them."""
+        self._paused.discard(whose)
+        while not self._paused and (entry := self.writable.first()) is not None:
+            self.go_on(entry)
+        self._wake_senders()
+
+    def _wake_senders(self) -> None:
+        senders, self._senders = self._senders, []
+        for future in senders:
+            if not future.done():
+                future.set_result(None)
+
+    def _pump(self) -> None:
+        """Let those go on whose turn it is; what they do may let others go on."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while self.registry.woken:
+                entry = self.registry.woken.popleft()
+                if entry.more is not None and not entry.ended:
+                    entry.more.step()
+        finally:
+            self._pumping = False
+
+    # -------------------------------------------------------------------------------------------------- time
+
+    def due_at(self, when: float) -> None:
+        """See to it that the timer fires then or before."""
+        if when >= self._timer_at or self.loop is None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = when
+        self._timer = self.loop.call_later(max(when - self.clock(), _SHORTEST_DELAY), self._on_timer)
+
+    def _on_timer(self) -> None:
+        stalled = self.clock() - self._timer_at
+        self._timer = None
+        self._timer_at = math.inf
+        # A reply that lies in the socket already is in time, however late the loop gets to read it.
+        for channel in self.channels:
+            channel.catch_up()
+        if self.closed:
+            return
+        now = self.clock()
+        for entry in self.registry.expire(now):
+            settle_error(entry, self._timed_out(entry, stalled))
+        for more in self.registry.timetable.steps(now):
+            more.step()
+        self._pump()
+        self.due_at(self.registry.timetable.next_due())
+
+    def _timed_out(self, entry: Entry, stalled: float) -> ReplyTimeoutError:
+        more = entry.more or Details()
+        asked = [source.token for source in more.asked] or ([entry.source.token] if entry.source is not None else [])
+        wires = [token for token in asked if isinstance(token, bytes)]
+        peer = peer_of(wires[-1]) if wires else None
+        attempts = more.attempts if more.asks else None
+        near_misses = self.registry.near_misses(entry, wires)
+        facts = TimeoutFacts(
+            asked=more.label or str(peer),
+            timeout=entry.timeout,
+            attempts=attempts,
+            waited_for=more.waits_for,
+            near_misses=near_misses,
+            objection=more.objection,
+            has_accept=more.accept is not None,
+            has_key=any(slot[2] is not None for slot in entry.slots()),
+            heard=more.heard,
+            stalled=stalled,
+            untried=more.untried,
+        )
+        return ReplyTimeoutError(
+            explain(facts), peer=peer, timeout=entry.timeout, attempts=attempts or 0, near_misses=near_misses
+        )
+
+    # --------------------------------------------------------------------------------------------------- end
+
+    def close(self, cause: BaseException | None = None) -> None:
+        """Fail what is pending, and close the sockets."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for entry in self.registry.close(self.clock()):
+            error = EndpointClosedError("the endpoint was closed while the request was pending")
+            error.__cause__ = cause
+            settle_error(entry, error)
+        self._wake_senders()
+        for channel in self.channels:
+            channel.close()
+
+    def opened(self) -> None:
+        """Count one more socket."""
+        self._open += 1
+
+    def lost(self, cause: BaseException | None) -> None:
+        """Count one socket less, without which the others are closed too."""
+        self._open -= 1
+        self.close(cause)
+        if self._open <= 0:
+            closers, self._closers = self._closers, []
+            for future in closers:
+                if not future.done():
+                    future.set_result(None)
+
+    async def wait_closed(self) -> None:
+        """Wait until the last socket is closed."""
+        if self._open > 0:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._closers.append(future)
+            await future
+
+    def statistics(self) -> Statistics:
+        """The counters and gauges as they are."""
+        return self.registry.statistics()
+
+
+def settle(settled: Settled) -> None:
+    """Hand a reply to its caller, unless the caller has gone."""
+    entry = settled.entry
+    future = entry.future
+    assert isinstance(future, asyncio.Future)
+    if future.done():
+        return
+    if entry.plain:
+        future.set_result(settled.data)
+    else:
+        future.set_result(Reply(settled.data, peer_of(settled.wire), settled.rtt, settled.attempts))
+
+
+def settle_error(entry: Entry, error: BaseException) -> None:
+    """Hand an error to its caller, unless the caller has gone."""
+    future = entry.future
+    assert isinstance(future, asyncio.Future)
+    if future.done():
+        return
+    if isinstance(error, StopIteration):  # which no future can hold
+        error = RuntimeError(f"{error!r} was raised").with_traceback(error.__traceback__)
+    future.set_exception(error)
+    future.exception()  # marks it as seen: an expectation that nobody awaits makes no noise
+
+
+class GuardProtocol(asyncio.DatagramProtocol):
+    """An `asyncio.DatagramProtocol` that matches replies to expectations, for any loop's datagram endpoint.
+
+        transport, guard = await loop.create_datagram_endpoint(udpguard.GuardProtocol, local_addr=("0.0.0.0", 0))
+        reply = guard.expect(("192.0.2.1", 7), timeout=2.0)
+        transport.sendto(b"hello", ("192.0.2.1", 7))
+        print((await reply).data)
+
+    Args:
+        correlate: What, beyond the address, ties a reply to its request.
+        on_unexpected: Called with each datagram that is not delivered.
+        limits: What may be held at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        correlate: Correlator | None = None,
+        on_unexpected: UnexpectedHook | None = None,
+        limits: Limits = Limits(),  # noqa: B008 (frozen)
+    ) -> None:
+        self._guard = Guard(limits, on_unexpected)
+        self._book = self._guard.registry.book(check_correlator(correlate))
+
+    @classmethod
+    def of(cls, guard: Guard) -> GuardProtocol:
+        """A shell around a guard that serves other sockets as well."""
+        protocol = cls.__new__(cls)
+        protocol._guard = guard
+        protocol._book = guard.registry.book(None)
+        return protocol
+
+    def expect(
+        self,
+        addr: Address,
+        *,
+        timeout: float | None | Default = DEFAULT,
+        reply_from: ReplyFrom = "peer",
+        accept: Accept | None = None,
+        transaction: object = None,
+    ) -> asyncio.Future[Reply]:
+        """Expect a reply from now on; nothing is sent.
+
+        Args:
+            addr: Who will be asked: a literal address or a `Peer`.
+            timeout: Seconds until it ends with a `ReplyTimeoutError`; 5 unless given, None for never.
+            reply_from: Where the reply may come from.
+            accept: Judges a reply from the right place.
+            transaction: The key it must have, as the correlator's `reply_key` gives it.
+
+        Returns:
+            A future of the `Reply`. Cancelling it withdraws the expectation.
+
+        Raises:
+            InvalidAddressError: The address can't answer, or is a host name.
+            TooManyPendingError: As many as `Limits.pending` are pending.
+            DuplicateTransactionError: The transaction is expected from this peer already.
+            EndpointClosedError: The transport was closed.
+        """
+        loop = self._guard.check_loop()
+        wire = literal(addr)
+        seconds = DEFAULT_TIMEOUT if isinstance(timeout, Default) else checked_timeout(timeout)
+        future = ReplyFuture(loop=loop)
+        entry = self._guard.expect(
+            future,
+            wire,
+            self._book,
+            timeout=seconds,
+            reply_from=reply_from,
+            accept=accept,
+            transaction=transaction,
+        )
+        future.withdraws(self._guard, entry)
+        return future
+
+    def statistics(self) -> Statistics:
+        """What was counted until now."""
+        return self._guard.statistics()
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the transport."""
+        if self._guard.loop is None:
+            self._guard.bind(asyncio.get_running_loop())
+        self._guard.opened()
+
+    def batch_received(self, batch: Batch) -> None:
+        """Called by udpguard's own transport with what one drain of the socket read: payloads and wires."""
+        self._guard.receive(batch)
+
+    @override
+    def datagram_received(self, data: bytes, addr: tuple[str | object, int]) -> None:
+        """Called by any transport with one datagram."""
+        self._guard.receive(((data, _wire_of_tuple(addr)),))
+
+    @override
+    def error_received(self, exc: Exception) -> None:
+        """Called by the transport when the socket has an error, which may be anybody's."""
+        self._guard.registry.counters.send_errors += 1
+        logger.debug("the socket reports: %r", exc)
+
+    @override
+    def pause_writing(self) -> None:
+        """Called by the transport when it takes no more datagrams."""
+        self._guard.pause(self)
+
+    @override
+    def resume_writing(self) -> None:
+        """Called by the transport when it takes datagrams again."""
+        self._guard.resume(self)
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the transport when it is closed."""
+        self._guard.lost(exc)
+
+
+def _wire_of_tuple(addr: tuple[object, ...]) -> Wire:
+    host, port = addr[0], addr[1]
+    scope = addr[3] if len(addr) > 3 else 0
+    assert isinstance(host, str)
+    assert isinstance(port, int)
+    assert isinstance(scope, int)
+    return wire_of_source(host, port, scope)
+
+
+def literal(addr: object) -> Wire:
+    """The wire of an address that can answer and needs no look-up.
+
+    Raises:
+        InvalidAddressError: It is a name, or no reply can come from it.
+    """
+    wire = parse(addr, socket.if_nametoindex)
+    if isinstance(wire, HostName):
+        raise InvalidAddressError(
+            f"{wire.host!r} is a host name, and nothing is looked up here: "
+            f"pass the Peer that `await endpoint.resolve({wire.host!r}, {wire.port})` gives",
+            address=addr,
+        )
+    refusal = refusal_to_ask(wire)
+    if refusal is not None:
+        raise InvalidAddressError(refusal, address=addr)
+    return wire
+
+
+def check_correlator(correlate: object) -> Correlator | None:
+    """Refuse what is no correlator.
+
+    Raises:
+        TypeError: It is none, or can't be hashed.
+    """
+    if correlate is None:
+        return None
+    if not isinstance(correlate, Correlator):
+        raise TypeError(f"correlate must be a udpguard.Correlator such as TransactionId(0, 2), not {correlate!r}")
+    try:
+        hash(correlate)
+    except TypeError:
+        raise TypeError(
+            f"{type(correlate).__name__} defines __eq__ without __hash__: define both (a frozen dataclass does)"
+        ) from None
+    return correlate

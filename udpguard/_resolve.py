@@ -1,0 +1,73 @@
+"""Host names to peers, off the event loop: one lookup for all who ask at once."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from udpguard.core.address import HostName, Wire, wire_of_source
+
+Answer = list[Wire] | BaseException
+"""The addresses of a name, each once, in the resolver's order; or why there are none."""
+
+
+class Resolver:
+    """Looks names up with the loop's `getaddrinfo`, and keeps nothing: caching is the operating system's business.
+
+    Args:
+        loop: Whose.
+        family: AF_INET or AF_INET6 where an endpoint has but one of them, else AF_UNSPEC.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, family: int) -> None:
+        self._loop = loop
+        self._family = family
+        self._asked: dict[HostName, list[Callable[[Answer], None]]] = {}
+        self._tasks: set[asyncio.Future[Any]] = set()
+
+    def look_up(self, name: HostName, told: Callable[[Answer], None]) -> None:
+        """Look a name up; `told` gets the answer in a later turn of the loop."""
+        waiting = self._asked.get(name)
+        if waiting is not None:
+            waiting.append(told)
+            return
+        self._asked[name] = [told]
+        task = asyncio.ensure_future(
+            self._loop.getaddrinfo(name.host, name.port, family=self._family, type=socket.SOCK_DGRAM),
+            loop=self._loop,
+        )
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._done(name, done))
+
+    def close(self) -> None:
+        """Forget who asked."""
+        self._asked.clear()
+        for task in list(self._tasks):
+            task.cancel()
+
+    def _done(self, name: HostName, task: asyncio.Future[Any]) -> None:
+        self._tasks.discard(task)
+        answer = _answer(task)
+        for told in self._asked.pop(name, ()):
+            told(_own(answer))
+
+
+def _answer(task: asyncio.Future[Any]) -> Answer:
+    if task.cancelled():
+        return socket.gaierror(socket.EAI_AGAIN, "the lookup was cancelled")
+    error = task.exception()
+    if error is not None:
+        return error
+    wires: dict[Wire, None] = {}
+    for _, _, _, _, address in task.result():
+        wires[wire_of_source(address[0], address[1], address[3] if len(address) > 2 else 0)] = None
+    return list(wires)
+
+
+def _own(answer: Answer) -> Answer:
+    """The answer for one who asked: one exception shared by several would grow a wrong traceback."""
+    if isinstance(answer, OSError):
+        return type(answer)(*answer.args)
+    return answer

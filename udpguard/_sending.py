@@ -1,0 +1,81 @@
+"""Checks before a datagram is sent, and what the operating system's refusals mean."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from udpguard._errors import DatagramTooLargeError, InvalidAddressError, PeerUnreachableError, UdpGuardError
+from udpguard._platform.sockets import is_directed_broadcast
+from udpguard.core.address import IPV4_WIRE, Wire, is_unscoped_link_local, peer_of
+
+# A UDP length field holds 65,535 with the header's 8 (RFC 768); IPv4 counts its own header of 20 in as well.
+_LARGEST_IPV4 = 65_507
+_LARGEST_IPV6 = 65_527
+
+
+def checked_data(data: object, *, what: str = "data") -> bytes:
+    """A datagram's payload as bytes of its own.
+
+    Raises:
+        TypeError: It is not bytes-like.
+    """
+    if isinstance(data, bytes):
+        return data
+    if isinstance(data, (bytearray, memoryview)):
+        return bytes(data)
+    hint = ": encode it, as in text.encode()" if isinstance(data, str) else ""
+    raise TypeError(f"{what} must be bytes, not {type(data).__name__}{hint}")
+
+
+def check_size(data: bytes, wire: Wire) -> None:
+    """Refuse what no UDP datagram can hold.
+
+    Raises:
+        DatagramTooLargeError: It is longer than that.
+    """
+    limit = _LARGEST_IPV4 if len(wire) == IPV4_WIRE else _LARGEST_IPV6
+    if len(data) > limit:
+        family = "IPv4" if len(wire) == IPV4_WIRE else "IPv6"
+        raise DatagramTooLargeError(
+            f"{len(data)} bytes for {peer_of(wire)} do not fit into a UDP datagram: "
+            f"over {family} it holds {limit} at the most",
+            peer=peer_of(wire),
+            size=len(data),
+            limit=limit,
+        )
+
+
+def sending_error(error: OSError, data: bytes, wire: Wire) -> UdpGuardError:
+    """The operating system's refusal to send, as an error that says what to do."""
+    peer = peer_of(wire)
+    if error.errno == errno.EMSGSIZE:
+        return DatagramTooLargeError(
+            f"{len(data)} bytes for {peer} are more than the path carries: send less at once",
+            peer=peer,
+            size=len(data),
+        )
+    if error.errno == errno.EACCES and is_directed_broadcast(wire):
+        return InvalidAddressError(
+            f"{peer.host} is a broadcast address: a request to it can't be matched; "
+            f"to send() there, open the endpoint with allow_broadcast=True",
+            address=peer,
+        )
+    text = os.strerror(error.errno) if error.errno else str(error)
+    return PeerUnreachableError(
+        f"could not send to {peer}: {text}; {_advice(error, wire)}", peer=peer, errno=error.errno, strerror=text
+    )
+
+
+def _advice(error: OSError, wire: Wire) -> str:
+    if is_unscoped_link_local(wire):
+        return f"a link-local address needs its link, as in {peer_of(wire).host}%eth0"
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return "a firewall or a prohibiting route of this machine forbids it"
+    if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL):
+        return "check the address, and this machine's routes (ip route get shows which one is taken)"
+    if error.errno == errno.ENETDOWN:
+        return "the network interface is down"
+    if error.errno == errno.EINVAL:
+        return "the address can't be reached from the address this endpoint is bound to"
+    return "check this machine's network"

@@ -1,0 +1,352 @@
+"""A datagram transport over a socket of our own: it drains in bulk, and one bad datagram never closes it.
+
+asyncio's own reads one datagram a wake-up, drops empty ones before Python 3.13, and closes itself on a malformed
+address. Where a loop can't watch a socket (`add_reader`; Windows' Proactor), its own transport serves instead, as a
+`BorrowedTransport`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from typing_extensions import Buffer, override
+
+from udpguard._errors import EndpointClosedError, InvalidAddressError
+from udpguard._platform.interface import Backend
+from udpguard._platform.portable import PortableBackend, is_dual_stack
+from udpguard.core.address import IPV4_WIRE, HostName, Wire, parse, peer_of, sockaddr_of
+
+logger = logging.getLogger("udpguard")
+
+# One wake-up reads at most so many datagrams, for at most so long, so that other tasks get their turn.
+_BATCH: Final = 64
+_DRAIN_SECONDS: Final = 0.002
+# What was held up by a blocked loop is read before anything expires; a receive buffer of 4 MiB holds 10,082.
+_CATCH_UP: Final = 16_384
+_HIGH_WATER: Final = 256 * 1024
+# The device's queue was full (`man 2 send`, ENOBUFS): nothing tells when it has room again.
+_NO_BUFFERS_WAIT: Final = 0.005
+
+
+class BatchProtocol(Protocol):
+    """A protocol that takes what one drain read at once."""
+
+    def batch_received(self, batch: list[tuple[bytes, Wire]]) -> None:
+        """Take datagrams: payload and wire."""
+        ...
+
+
+class Channel(Protocol):
+    """What an endpoint sends through and listens to."""
+
+    def carries(self, wire: Wire) -> bool:
+        """Whether a peer of this family can be reached through it."""
+        ...
+
+    def transmit(self, data: bytes, wire: Wire) -> bool:
+        """Send now; False: not now, `resume_writing` will tell.
+
+        Raises:
+            OSError: The operating system will not send it.
+        """
+        ...
+
+    def catch_up(self) -> None:
+        """Read what has arrived already."""
+        ...
+
+    def close(self) -> None:
+        """Close, after what is queued has left."""
+        ...
+
+    def abort(self) -> None:
+        """Close at once."""
+        ...
+
+
+class UdpTransport(asyncio.DatagramTransport):
+    """An `asyncio.DatagramTransport` for an unconnected UDP socket.
+
+    Args:
+        loop: An event loop with `add_reader`.
+        sock: A bound, non-blocking socket; the transport closes it.
+        protocol: Told of datagrams, by the batch if it has `batch_received`.
+
+    Raises:
+        NotImplementedError: The loop has no `add_reader`.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: asyncio.DatagramProtocol
+    ) -> None:
+        super().__init__({"socket": sock, "sockname": sock.getsockname()})
+        self._loop = loop
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._backend: Backend = PortableBackend(sock)
+        self._family = sock.family
+        self._dual = is_dual_stack(sock)
+        self._queue: deque[tuple[bytes, Wire]] = deque()
+        self._queued = 0
+        self._high = _HIGH_WATER
+        self._low = _HIGH_WATER // 4
+        self._paused = False
+        self._watched = False
+        self._closing = False
+        self._over = False
+        self.set_protocol(protocol)
+        self._begun = False
+        loop.add_reader(self._fd, self._on_readable)
+        loop.call_soon(self._begin)
+
+    def _begin(self) -> None:
+        self._begun = True
+        self._protocol.connection_made(self)
+
+    # --------------------------------------------------------------------------------------------- reading
+
+    def _on_readable(self) -> None:
+        stop = time.monotonic() + _DRAIN_SECONDS
+        while self._drain(_BATCH) == _BATCH and time.monotonic() < stop:
+            pass
+
+    def catch_up(self) -> None:
+        """Read what has arrived already."""
+        left = _CATCH_UP
+        while left > 0 and self._drain(_BATCH) == _BATCH:
+            left -= _BATCH
+
+    def _drain(self, most: int) -> int:
+        if self._closing or not self._begun:
+            return 0
+        try:
+            batch = self._backend.receive(most)
+        except OSError as error:
+            if error.errno in (errno.EBADF, errno.ENOTSOCK):
+                self._end(error)
+            else:
+                self._protocol.error_received(error)
+            return 0
+        if batch:
+            self._deliver(batch)
+        return len(batch)
+
+    # ------------------------------------------------------------------------------------------ the protocol
+
+    @override
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Tell another protocol from now on."""
+        assert isinstance(protocol, asyncio.DatagramProtocol)
+        self._protocol = protocol
+        batched: Callable[[list[tuple[bytes, Wire]]], None] | None = getattr(protocol, "batch_received", None)
+        self._deliver = self._deliver_each if batched is None else batched
+
+    @override
+    def get_protocol(self) -> asyncio.DatagramProtocol:
+        """The protocol that is told."""
+        return self._protocol
+
+    def _deliver_each(self, batch: list[tuple[bytes, Wire]]) -> None:
+        for data, wire in batch:
+            self._protocol.datagram_received(data, sockaddr_of(wire))
+
+    # --------------------------------------------------------------------------------------------- writing
+
+    def carries(self, wire: Wire) -> bool:
+        """Whether a peer of this family can be reached through it."""
+        return (self._family == socket.AF_INET) == (len(wire) == IPV4_WIRE) or self._dual
+
+    def transmit(self, data: bytes, wire: Wire) -> bool:
+        """Send now; False: not now, `resume_writing` will tell.
+
+        Raises:
+            OSError: The operating system will not send it.
+        """
+        if self._closing:
+            raise EndpointClosedError("the transport is closed")
+        if self._queue or self._watched:
+            self._pause()
+            return False
+        if self._send(data, wire):
+            return True
+        self._pause()
+        return False
+
+    @override
+    def sendto(self, data: Buffer, addr: tuple[Any, ...] | str | Buffer | None = None) -> None:
+        """Send a datagram, or queue it while the socket is busy.
+
+        Errors of the operating system go to the protocol's `error_received`, as with asyncio's own transports.
+
+        Raises:
+            TypeError: The data is not bytes-like.
+            InvalidAddressError: The address is malformed, a host name, or of another family.
+        """
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"data must be bytes-like, not {type(data).__name__}")
+        wire = parse(addr, socket.if_nametoindex)
+        if isinstance(wire, HostName):
+            raise InvalidAddressError(f"{wire.host!r} is a name: resolve it first", address=addr)
+        if not self.carries(wire):
+            raise InvalidAddressError(f"{peer_of(wire)} is of another family than the socket", address=addr)
+        if self._closing:
+            return
+        payload = bytes(data)
+        try:
+            if not self._queue and not self._watched and self._send(payload, wire):
+                return
+        except OSError as error:
+            self._protocol.error_received(error)
+            return
+        self._queue.append((payload, wire))
+        self._queued += len(payload)
+        if self._queued > self._high:
+            self._pause()
+
+    def _send(self, data: bytes, wire: Wire) -> bool:
+        """Send; if the socket or the device is busy, see to it that `_on_writable` will be called."""
+        try:
+            if self._backend.send(data, wire):
+                return True
+            self._loop.add_writer(self._fd, self._on_writable)
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            self._loop.call_later(_NO_BUFFERS_WAIT, self._on_writable)
+        self._watched = True
+        return False
+
+    def _on_writable(self) -> None:
+        if self._over:
+            return
+        if self._watched:
+            self._watched = False
+            self._loop.remove_writer(self._fd)
+        while self._queue:
+            data, wire = self._queue[0]
+            try:
+                if not self._send(data, wire):
+                    return
+            except OSError as error:
+                self._protocol.error_received(error)
+            self._queue.popleft()
+            self._queued -= len(data)
+        if self._paused and not self._closing:
+            self._paused = False
+            self._protocol.resume_writing()
+        if self._closing and not self._over and not self._queue:
+            self._end(None)
+
+    def _pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self._protocol.pause_writing()
+
+    def get_write_buffer_size(self) -> int:
+        """The bytes that are queued."""
+        return self._queued
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        """The low and the high water mark in bytes."""
+        return (self._low, self._high)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Set the water marks in bytes.
+
+        Raises:
+            ValueError: Not `high >= low >= 0`.
+        """
+        if high is None:
+            high = _HIGH_WATER if low is None else 4 * low
+        if low is None:
+            low = high // 4
+        if not high >= low >= 0:
+            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
+        self._high, self._low = high, low
+
+    # --------------------------------------------------------------------------------------------- closing
+
+    @override
+    def is_closing(self) -> bool:
+        """Whether it is closed or about to be."""
+        return self._closing
+
+    @override
+    def close(self) -> None:
+        """Close, after what is queued has left."""
+        if self._closing:
+            return
+        self._closing = True
+        self._loop.remove_reader(self._fd)
+        if not self._queue:
+            self._end(None)
+
+    @override
+    def abort(self) -> None:
+        """Close at once; what is queued is lost."""
+        self._queue.clear()
+        self._queued = 0
+        self._end(None)
+
+    def _end(self, error: OSError | None) -> None:
+        if self._over:
+            return
+        self._over = self._closing = True
+        if not self._loop.is_closed():
+            self._loop.remove_reader(self._fd)
+            self._loop.remove_writer(self._fd)
+            self._loop.call_soon(self._protocol.connection_lost, error)
+        self._sock.close()
+
+
+class BorrowedTransport:
+    """The loop's own datagram transport as a `Channel`: it reads and sends by itself.
+
+    Args:
+        transport: From the loop's `create_datagram_endpoint`.
+    """
+
+    __slots__ = ("_family", "_transport")
+
+    def __init__(self, transport: asyncio.DatagramTransport) -> None:
+        self._transport = transport
+        self._family: int = transport.get_extra_info("socket").family
+
+    def carries(self, wire: Wire) -> bool:
+        """See `Channel.carries`."""
+        return (self._family == socket.AF_INET) == (len(wire) == IPV4_WIRE)
+
+    def transmit(self, data: bytes, wire: Wire) -> bool:
+        """See `Channel.transmit`. It always takes the datagram, and pauses the protocol when it has too many."""
+        self._transport.sendto(data, sockaddr_of(wire))
+        return True
+
+    def catch_up(self) -> None:
+        """Nothing can be read here ahead of the loop."""
+
+    def close(self) -> None:
+        """See `Channel.close`."""
+        self._transport.close()
+
+    def abort(self) -> None:
+        """See `Channel.abort`."""
+        self._transport.abort()
+
+
+async def open_channel(
+    loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: asyncio.DatagramProtocol
+) -> Channel:
+    """A transport for a socket: our own, or where the loop can't watch sockets, the loop's."""
+    try:
+        return UdpTransport(loop, sock, protocol)
+    except NotImplementedError:
+        logger.debug("%r cannot watch sockets: its own datagram transport serves", loop)
+    transport, _ = await loop.create_datagram_endpoint(lambda: protocol, sock=sock)
+    return BorrowedTransport(transport)

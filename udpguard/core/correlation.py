@@ -1,0 +1,138 @@
+"""What, beyond the address, ties a reply to its request: transaction ids and the like."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Hashable
+from typing import Final
+
+from typing_extensions import override
+
+from udpguard.core.address import Token
+
+
+class Correlator(abc.ABC):
+    """Finds the transaction key in requests and in replies.
+
+    Derive from it for protocols whose key is not at a fixed place. With a correlator any number of requests to one
+    peer are in flight at once, and a reply needs the right source and the right key.
+
+    Correlators that compare equal share their keys, over all the clients of an endpoint; so one that defines `__eq__`
+    must define `__hash__` too (a frozen dataclass does both).
+    """
+
+    @abc.abstractmethod
+    def request_key(self, data: bytes) -> Hashable | None:
+        """The key in a request, or None where it has none: such requests to one peer take turns.
+
+        What it raises goes to the caller of the request.
+        """
+
+    @abc.abstractmethod
+    def reply_key(self, data: bytes) -> Hashable | None:
+        """The key in what came off the wire, or None where there is none.
+
+        It is given hostile bytes and should never raise; if it does, that counts as None and as a hook error.
+        """
+
+
+class TransactionId(Correlator):
+    """A key at a fixed place in the datagram, as in DNS, NTP, RADIUS or STUN.
+
+    Args:
+        offset: Where the id begins in a request, in bytes.
+        length: How long it is, in bytes.
+        reply_offset: Where it begins in a reply; the same place unless given.
+        assign: Whether udpguard picks the ids: unpredictable ones, not in use nor lately used with that peer, written
+            into the datagram as it leaves; in the reply the caller's own bytes are put back. That makes the id as hard
+            to guess as its length allows (RFC 5452 section 4.3).
+
+    Raises:
+        ValueError: An offset is negative, or the length is not positive.
+
+    A key is the id's bytes. A datagram too short to hold the id has none.
+    """
+
+    __slots__ = ("_end", "_reply_end", "assign", "length", "offset", "reply_offset")
+
+    def __init__(self, offset: int, length: int, *, reply_offset: int | None = None, assign: bool = False) -> None:
+        reply_offset = offset if reply_offset is None else reply_offset
+        for name, value, lowest in (
+            ("offset", offset, 0),
+            ("length", length, 1),
+            ("reply_offset", reply_offset, 0),
+        ):
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"{name} must be a number of bytes, not {value!r}")
+            if value < lowest:
+                raise ValueError(f"{name} must be at least {lowest}, not {value}")
+        self.offset: Final = offset
+        self.length: Final = length
+        self.reply_offset: Final = reply_offset
+        self.assign: Final = assign
+        self._end: Final = offset + length
+        self._reply_end: Final = reply_offset + length
+
+    @override
+    def request_key(self, data: bytes) -> bytes | None:
+        return data[self.offset : self._end] if len(data) >= self._end else None
+
+    @override
+    def reply_key(self, data: bytes) -> bytes | None:
+        return data[self.reply_offset : self._reply_end] if len(data) >= self._reply_end else None
+
+    def stamped(self, data: bytes, key: bytes) -> bytes:
+        """A request with this id written into it."""
+        return data[: self.offset] + key + data[self._end :]
+
+    def restored(self, data: bytes, original: bytes) -> bytes:
+        """A reply with the caller's own bytes where its id was."""
+        return data[: self.reply_offset] + original + data[self._reply_end :]
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TransactionId):
+            return NotImplemented
+        return self._values() == other._values()
+
+    @override
+    def __hash__(self) -> int:
+        return hash(self._values())
+
+    def _values(self) -> tuple[int, int, int, bool]:
+        return (self.offset, self.length, self.reply_offset, self.assign)
+
+    @override
+    def __repr__(self) -> str:
+        elsewhere = f", reply_offset={self.reply_offset}" if self.reply_offset != self.offset else ""
+        return f"TransactionId({self.offset}, {self.length}{elsewhere}{', assign=True' if self.assign else ''})"
+
+
+class Book:
+    """One space of keys: all the clients of an endpoint whose replies carry their keys alike.
+
+    Number 0 is the book of those who have no correlator. `rank` says which book reads a datagram first: the one with
+    the longest key, the least likely to fit by accident.
+    """
+
+    __slots__ = ("__weakref__", "correlator", "number", "rank")
+
+    def __init__(self, number: int, correlator: Correlator | None) -> None:
+        self.number = number
+        self.correlator = correlator
+        self.rank = -correlator.length if isinstance(correlator, TransactionId) else 0
+
+
+def space_of(correlator: Correlator) -> Hashable:
+    """What identifies the book of a correlator.
+
+    `TransactionId`s that read the same bytes of a reply share one, so that an id picked for one client is never in
+    use by another.
+    """
+    if isinstance(correlator, TransactionId):
+        return (TransactionId, correlator.reply_offset, correlator.length)
+    return correlator
+
+
+Slot = tuple[Token, int, Hashable]
+"""What a datagram is looked up by: where it came from, the number of the book, and its key (None: it has none)."""

@@ -1,0 +1,115 @@
+"""Why a request timed out, in words: the likeliest cause first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from udpguard.core.address import Peer
+from udpguard.core.verdict import NearMiss, Reason
+
+_STALL: Final = 0.1
+
+WAITED_FOR: Final = {
+    "name": "its name was still being looked up: pass an address, or give the lookup more time",
+    "turn": "it waited for its turn all the time: an earlier request to the same peer is still pending, and without "
+    "a correlator they go one after the other; pass correlate=… if the protocol has transaction ids",
+    "quota": "it waited for its turn all the time: as many requests as in_flight_per_peer allows are still pending",
+    "id": "it waited for a transaction id all the time: all of them are in use with this peer",
+    "room": "it waited for room all the time: as many requests as Limits(pending=…) allows are still pending",
+    "socket": "it waited to be sent all the time: the socket's send buffer stayed full",
+}
+"""What a request may have waited for that was never sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimeoutFacts:
+    """What is known of a request that timed out.
+
+    Attributes:
+        asked: Who was asked, or was to be, as the message names it.
+        timeout: Seconds from the call to the deadline.
+        attempts: How many datagrams were sent; None for an expectation.
+        waited_for: A key of `WAITED_FOR`, or None.
+        near_misses: What came and was not the answer.
+        objection: The latest exception in `accept`.
+        has_accept: Whether there was an `accept` that may have refused what came.
+        has_key: Whether a transaction key was needed.
+        heard: Whether a provisional reply came.
+        stalled: By how many seconds the event loop was late.
+        untried: Other addresses of the same servers that were never tried.
+    """
+
+    asked: str
+    timeout: float
+    attempts: int | None
+    waited_for: str | None
+    near_misses: Sequence[NearMiss]
+    objection: BaseException | None
+    has_accept: bool
+    has_key: bool
+    heard: bool
+    stalled: float
+    untried: Sequence[Peer]
+
+
+def explain(facts: TimeoutFacts) -> str:
+    """The message of a `ReplyTimeoutError`."""
+    sent = "" if facts.attempts is None else f" ({facts.attempts} sent)" if facts.attempts else " (never sent)"
+    message = f"no reply from {facts.asked} in {_seconds(facts.timeout)} s{sent}"
+    cause = _cause(facts)
+    return f"{message}; {cause}" if cause else message
+
+
+def _cause(facts: TimeoutFacts) -> str:
+    refused = [miss for miss in facts.near_misses if miss.reason is Reason.REJECTED]
+    strangers = [miss for miss in facts.near_misses if miss.reason is not Reason.REJECTED]
+    if facts.objection is not None:
+        name = type(facts.objection).__name__
+        return f"{_came(refused)} and accept raised {name}: {facts.objection}" if refused else f"accept raised {name}"
+    if refused:
+        return _refusal(facts, refused)
+    if not facts.attempts and facts.waited_for is not None:
+        return WAITED_FOR[facts.waited_for]
+    if facts.stalled > _STALL:
+        return (
+            f"the event loop was blocked for {_seconds(facts.stalled)} s of that: "
+            f"look for calls that block (asyncio's debug mode names them)"
+        )
+    if strangers:
+        likeliest = max(strangers, key=lambda miss: miss.count)
+        return (
+            f"{_came([likeliest])} instead:\n"
+            f'if that is the same server, pass reply_from=("{likeliest.peer.host}", {likeliest.peer.port})'
+        )
+    if facts.heard:
+        return "it was acknowledged, but its answer never came"
+    if facts.untried:
+        shown = ", ".join(map(str, facts.untried[:3]))
+        return f"not tried in that time: {shown}"
+    if facts.attempts == 1:
+        return "datagrams get lost: is the server up? if so, pass retry=udpguard.Retry() to send again"
+    return "is the server up, and does a firewall let its replies through?" if facts.attempts else ""
+
+
+def _refusal(facts: TimeoutFacts, refused: Sequence[NearMiss]) -> str:
+    if facts.has_key and not facts.has_accept:
+        return f"{_came(refused)} with another transaction id or none"
+    if facts.has_accept and not facts.has_key:
+        return f"{_came(refused)} and accept refused {_them(refused)}"
+    return f"{_came(refused)} and had another transaction id, or accept refused {_them(refused)}"
+
+
+def _came(misses: Sequence[NearMiss]) -> str:
+    count = sum(miss.count for miss in misses)
+    peers = ", ".join(str(miss.peer) for miss in misses[:3])
+    return f"{count} datagram{'s' if count != 1 else ''} came from {peers}{', …' if len(misses) > 3 else ''}"
+
+
+def _them(misses: Sequence[NearMiss]) -> str:
+    return "it" if sum(miss.count for miss in misses) == 1 else "them"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.3g}" if seconds < 1 else f"{seconds:.1f}"

@@ -1,0 +1,111 @@
+"""The transaction ids that udpguard picks."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Container
+from typing import TYPE_CHECKING, Final
+
+from udpguard.core.address import Token
+from udpguard.core.correlation import Slot
+from udpguard.core.gate import Gate
+
+if TYPE_CHECKING:
+    from udpguard.core.source import Entry
+
+RandomBits = Callable[[int], int]
+"""Gives an integer of that many unpredictable bits, such as `secrets.randbits`."""
+
+# Eight failures in a row mean that about half of the ids were used lately (1 in 256 at exactly half).
+_TRIES: Final = 8
+_LARGEST_QUEUE: Final = 16
+_LATELY: Final = 120.0
+
+
+class IdPool:
+    """The ids picked for one peer: unpredictable, not in use, and not lately used; else the least lately used.
+
+    While few of them are lately used a random draw finds a free one at once, and the pool keeps nothing. For a peer
+    that is asked so much that draws begin to fail, it becomes a queue: the others in random order first, then the
+    used ones in random order, and each at the end again when it comes free.
+
+    Args:
+        token: The peer.
+        book: The number of the book the ids belong to.
+        length: The length of an id in bytes.
+        random_bits: Where the randomness comes from.
+    """
+
+    __slots__ = ("_bits", "_book", "_length", "_queue", "_random_bits", "_taken_at", "_token", "gate")
+
+    def __init__(self, token: Token, book: int, length: int, random_bits: RandomBits) -> None:
+        self._token = token
+        self._book = book
+        self._length = length
+        self._bits = length * 8
+        self._random_bits = random_bits
+        self._queue: deque[int] | None = None
+        self._taken_at = 0.0
+        self.gate: Gate[Entry] = Gate(1 << self._bits)
+        """Has a place for each id: who needs one that is in use waits there."""
+
+    def take(self, pending: Container[Slot], lately: Container[Slot], now: float) -> Slot | None:
+        """A slot whose key is an id to use; None where callers' own ids leave none.
+
+        Args:
+            pending: The slots in use now.
+            lately: Those used a short while ago.
+            now: The time in seconds.
+        """
+        slot: Slot | None
+        if self._queue is not None and now - self._taken_at > _LATELY:
+            self._queue = None
+        if self._queue is None:
+            # Of 2**24 or more ids at least 15 in 16 can be used again: there a failure is the dice's.
+            for _ in range(_TRIES if self._bits <= _LARGEST_QUEUE else 1_000):
+                slot = self._slot(self._random_bits(self._bits))
+                if slot not in pending and slot not in lately:
+                    break
+            else:
+                self._queue = self._fill(pending, lately)
+                slot = self._oldest(self._queue, pending)
+        else:
+            slot = self._oldest(self._queue, pending)
+        self._taken_at = now
+        return slot
+
+    def release(self, key: bytes) -> None:
+        """Take an id back."""
+        if self._queue is not None:
+            self._queue.append(int.from_bytes(key, "big"))
+
+    def _slot(self, number: int) -> Slot:
+        return (self._token, self._book, number.to_bytes(self._length, "big"))
+
+    def _oldest(self, queue: deque[int], pending: Container[Slot]) -> Slot | None:
+        for _ in range(len(queue)):
+            number = queue.popleft()
+            slot = self._slot(number)
+            if slot not in pending:
+                return slot
+            queue.append(number)  # in use by a client that assigns none: the pool will not be told when it is free
+        return None
+
+    def _fill(self, pending: Container[Slot], lately: Container[Slot]) -> deque[int]:
+        fresh: list[int] = []
+        used: list[int] = []
+        for number in range(1 << min(self._bits, _LARGEST_QUEUE)):
+            slot = self._slot(number)
+            if slot not in pending:
+                (used if slot in lately else fresh).append(number)
+        self._shuffle(fresh)
+        self._shuffle(used)
+        return deque(fresh + used)
+
+    def _shuffle(self, numbers: list[int]) -> None:
+        """Fisher and Yates', with one large draw instead of many small ones (the bias is below 2**-32)."""
+        step = 6
+        pot = self._random_bits(8 * step * len(numbers) or 1).to_bytes(step * len(numbers) + 1, "little")
+        for i in range(len(numbers) - 1, 0, -1):
+            j = int.from_bytes(pot[i * step : (i + 1) * step], "little") % (i + 1)
+            numbers[i], numbers[j] = numbers[j], numbers[i]

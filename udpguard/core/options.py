@@ -1,0 +1,88 @@
+"""What callers may set, and the checks of it."""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+
+class Default(enum.Enum):
+    """The type of `DEFAULT`, for the signatures of wrappers."""
+
+    DEFAULT = "DEFAULT"
+
+    def __repr__(self) -> str:
+        return "DEFAULT"
+
+
+DEFAULT: Final = Default.DEFAULT
+"""Stands for "not given": what the client or the endpoint says counts. Wrappers can pass it on."""
+
+DEFAULT_TIMEOUT: Final = 5.0
+"""The deadline of a request in seconds where nobody says otherwise."""
+
+
+def checked_timeout(timeout: object) -> float:
+    """A time-out in seconds; None gives infinity.
+
+    Raises:
+        TypeError: It is not a number.
+        ValueError: It is zero, negative or not a number.
+    """
+    if timeout is None:
+        return math.inf
+    if not isinstance(timeout, (int, float)) or isinstance(timeout, bool):
+        raise TypeError(f"timeout must be seconds or None, not {timeout!r}")
+    if not timeout > 0:
+        raise ValueError(f"timeout must be more than 0 seconds, not {timeout!r} (None: no deadline)")
+    return float(timeout)
+
+
+def check_hook(name: str, hook: Callable[..., object] | None) -> None:
+    """Refuse what can't be called back.
+
+    Raises:
+        TypeError: It is not callable, or is a coroutine function.
+    """
+    if hook is None:
+        return
+    if not callable(hook):
+        raise TypeError(f"{name} must be a function, not {hook!r}")
+    if inspect.iscoroutinefunction(hook):
+        raise TypeError(f"{name} must be a plain function, not a coroutine function: nothing would await it")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one endpoint may hold at once.
+
+    Args:
+        pending: How many requests and expectations may wait for a reply. Requests beyond it wait for room; an
+            expectation raises `TooManyPendingError`.
+        in_flight_per_peer: How many requests with a transaction key may be in flight to one peer, for protocols that
+            bound it (CoAP's NSTART, RFC 7252 section 4.7); the others wait. None: any number.
+
+    Raises:
+        ValueError: A limit is less than one.
+    """
+
+    pending: int = 65_536
+    in_flight_per_peer: int | None = None
+
+    def __post_init__(self) -> None:
+        check_limit("pending", self.pending)
+        check_limit("in_flight_per_peer", self.in_flight_per_peer)
+
+
+def check_limit(name: str, value: int | None) -> None:
+    """Refuse what can't be a limit."""
+    if value is None and name != "pending":
+        return
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}")

@@ -1,0 +1,565 @@
+"""The pending expectations: who waits for what from where, and what becomes of each datagram that comes.
+
+Theory of operation
+-------------------
+A datagram is looked up by its **slot**: the token of its source (see `address`), the number of the book of keys, and
+the key. One dictionary holds what is pending with a key; what is pending without one hangs on the record of its source.
+`receive_batch` gives each datagram of what one drain read exactly one verdict:
+
+1. it fits something pending by key: matched;
+2. it fits something that ended a short while ago by key: late or duplicate;
+3. it fits something pending without a key, the most specific source first, then the oldest: matched;
+4. something pending covers its source: rejected;
+5. it fits something that ended a short while ago without a key: late or duplicate;
+6. otherwise it comes from an unknown peer.
+
+A stranger costs one failed look-up and a place in a bounded log: no address is built for it.
+
+Nothing here waits, sends or settles. The futures are opaque; who is to be settled is returned. The only foreign code
+that runs inside is `accept` and `reply_key`, which may call back (to cancel, to close, to expect); so after either
+nothing that was looked up before is taken for granted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple
+from weakref import WeakValueDictionary
+
+from udpguard._errors import DuplicateTransactionError
+from udpguard.core.address import (
+    IPV4_WIRE,
+    IPV6_WIRE,
+    Token,
+    Wire,
+    has_scope,
+    peer_of,
+    without_scope,
+)
+from udpguard.core.correlation import Book, Correlator, Slot, TransactionId, space_of
+from udpguard.core.gate import Gate
+from udpguard.core.ids import IdPool, RandomBits
+from udpguard.core.memory import Ended, Mark, Passers
+from udpguard.core.options import Limits
+from udpguard.core.shapes import Shapes, is_wide
+from udpguard.core.source import Details, Entry, Sent, Source
+from udpguard.core.statistics import Counters, Statistics
+from udpguard.core.timetable import Timetable
+from udpguard.core.verdict import Decision, NearMiss, Reason, Reply, Unexpected
+
+Batch = Sequence[tuple[bytes, Wire]]
+"""Datagrams as one drain of a socket read them: payload and source."""
+
+_IDLE_SOURCES: Final = 65_536
+_MISSES: Final = 64
+_MOST_NEAR_MISSES: Final = 16
+
+
+class Settled(NamedTuple):
+    """An exchange that was answered, and its answer."""
+
+    entry: Entry
+    data: bytes
+    wire: Wire
+    rtt: float | None
+    attempts: int
+
+
+class Registry:
+    """The pending expectations of one endpoint. All times are in seconds on one clock, passed in."""
+
+    def __init__(self, limits: Limits, random_bits: RandomBits) -> None:
+        self.limits = limits
+        self.counters = Counters()
+        self.timetable: Timetable[Entry, Details] = Timetable()
+        self.wants_unexpected = False
+        self.unexpected: list[Unexpected] = []
+        """What the hook is to be told, where there is one."""
+        self.woken: deque[Entry] = deque()
+        """Those who waited and may go on."""
+        self.interrupt: BaseException | None = None
+        """A KeyboardInterrupt or SystemExit out of `accept`, to be raised when the batch is done."""
+        self.room: Gate[Entry] = Gate(limits.pending)
+        self.waiting: set[Entry] = set()
+        self._random_bits = random_bits
+        self._pending: dict[Slot, Entry] = {}
+        self._sources: dict[Token, Source] = {}
+        self._listening = 0
+        self._ended = Ended()
+        self._strangers = Passers()
+        self._shapes = Shapes()
+        self._books: WeakValueDictionary[object, Book] = WeakValueDictionary()
+        self._keyless_book = Book(0, None)
+        self._last_book = 0
+        self._epoch = 0
+        self._sweep_at = _IDLE_SOURCES
+
+    # ------------------------------------------------------------------------------------------ records
+
+    def book(self, correlator: Correlator | None) -> Book:
+        """The book of keys of a correlator; that of nobody's for None."""
+        if correlator is None:
+            return self._keyless_book
+        space = space_of(correlator)
+        book = self._books.get(space)
+        if book is None:
+            self._last_book += 1
+            book = self._books[space] = Book(self._last_book, correlator)
+        return book
+
+    def source(self, token: Token) -> Source:
+        """The record of a source, made where there is none."""
+        source = self._sources.get(token)
+        if source is None:
+            if len(self._sources) >= self._sweep_at:
+                self._sweep_sources()
+            source = self._sources[token] = Source(token)
+        source.used = self._epoch
+        return source
+
+    def known_source(self, token: Token) -> Source | None:
+        """The record of a source, or None."""
+        return self._sources.get(token)
+
+    def _sweep_sources(self) -> None:
+        """Forget those that were idle since the last sweep; of the others all that are idle if that is too few."""
+        for keep in (self._epoch, self._epoch + 1):
+            kept = {t: s for t, s in self._sources.items() if s.used >= keep or not s.is_idle}
+            if len(kept) <= self._sweep_at // 2:
+                break
+        self._sources = kept
+        self._epoch += 1
+        self._sweep_at = max(_IDLE_SOURCES, 2 * len(kept))
+
+    # ---------------------------------------------------------------------------------- from call to end
+
+    def enter(self, entry: Entry, *, movable: bool = False) -> None:
+        """Begin an exchange: it waits, until it listens. Its deadline may be movable."""
+        self.waiting.add(entry)
+        if entry.deadline != math.inf:
+            self.timetable.add(entry, movable=movable)
+
+    def listen(self, entry: Entry, tokens: Iterable[Token], book: Book, key: object) -> tuple[Slot, ...]:
+        """Let an exchange be answered in these slots (too).
+
+        Raises:
+            DuplicateTransactionError: A slot with a key is another's already; nothing has changed then.
+        """
+        slots: tuple[Slot, ...] = tuple((token, book.number, key) for token in tokens)
+        own = entry.slots()
+        if key is not None:
+            for slot in slots:
+                if self._pending.get(slot, entry) is not entry:
+                    raise _duplicate(slot)
+        if not entry.listens:
+            entry.listens = True
+            self._listening += 1
+            self.waiting.discard(entry)
+        for slot in slots:
+            if slot not in own:
+                self._add_slot(entry, slot, book)
+        return slots
+
+    def _add_slot(self, entry: Entry, slot: Slot, book: Book) -> None:
+        token = slot[0]
+        source = self.source(token)
+        source.live += 1
+        source.know(book)
+        if entry.slot is None:
+            entry.slot = slot
+        else:
+            assert entry.more is not None
+            entry.more.slots.append(slot)
+        if slot[2] is None:
+            source.add_keyless(entry)
+        else:
+            self._pending[slot] = entry
+        if is_wide(token):
+            self._shapes.add(token)
+
+    def pool(self, token: Token, book: Book) -> IdPool:
+        """The ids that are assigned for a peer."""
+        assert isinstance(book.correlator, TransactionId)
+        source = self.source(token)
+        if source.pools is None:
+            source.pools = {}
+        pool = source.pools.get(book.number)
+        if pool is None:
+            pool = source.pools[book.number] = IdPool(token, book.number, book.correlator.length, self._random_bits)
+        return pool
+
+    def assign(self, pool: IdPool, tokens: Sequence[Token], now: float) -> Slot | None:
+        """Pick an id that is free in all the slots it will be expected in; None where none is."""
+        taken: list[Slot] = []
+        while (slot := pool.take(self._pending, self._ended, now)) is not None:
+            if all((token, slot[1], slot[2]) not in self._pending for token in tokens[1:]):
+                break
+            taken.append(slot)
+        for other in taken:
+            assert isinstance(other[2], bytes)
+            pool.release(other[2])
+        return slot
+
+    def withdraw(self, entry: Entry, now: float) -> bool:
+        """End an exchange that its caller gave up; whether it was still going on."""
+        if entry.ended:
+            return False
+        self.counters.cancelled += 1
+        self.end(entry, (Reason.LATE, now))
+        return True
+
+    def end(self, entry: Entry, mark: Mark) -> None:
+        """End an exchange, whatever the reason, and remember it for a while."""
+        entry.ended = True
+        if entry.deadline != math.inf:
+            self.timetable.drop()
+        if entry.roomy:
+            entry.roomy = False
+            self._leave(self.room)
+        if entry.listens:
+            self._listening -= 1
+            for slot in entry.slots():
+                self._drop_slot(entry, slot, mark)
+        else:
+            self.waiting.discard(entry)
+        more = entry.more
+        if more is None:
+            return
+        self.timetable.drop_step(more)
+        for slot in more.assigned:
+            pools = self._sources[slot[0]].pools
+            if pools is not None and isinstance(slot[2], bytes):
+                pools[slot[1]].release(slot[2])
+        self.stop_waiting(entry, more)
+        for gate in more.held:
+            self._leave(gate)
+        more.held.clear()
+
+    def stop_waiting(self, entry: Entry, more: Details) -> None:
+        """Take an exchange out of every queue."""
+        for gate in more.queued:
+            gate.give_up(entry)
+        more.queued.clear()
+
+    def leave(self, more: Details, gate: Gate[Entry]) -> None:
+        """Give back a place before the end."""
+        more.held.remove(gate)
+        self._leave(gate)
+
+    def _leave(self, gate: Gate[Entry]) -> None:
+        successor = gate.leave()
+        if successor is not None and successor.more is not None:
+            successor.more.held.append(gate)
+            self.woken.append(successor)
+
+    def _drop_slot(self, entry: Entry, slot: Slot, mark: Mark) -> None:
+        source = self._sources[slot[0]]
+        source.live -= 1
+        if slot[2] is None:
+            source.remove_keyless(entry)
+        else:
+            del self._pending[slot]
+        if is_wide(slot[0]):
+            self._shapes.remove(slot[0], mark[1])
+        self._ended.add(slot, mark)
+
+    def turn(self, token: Token) -> Gate[Entry]:
+        """The gate at which those who ask without a key wait for their turn with a source."""
+        source = self.source(token)
+        if source.turn is None:
+            source.turn = Gate(1)
+        return source.turn
+
+    def note_sent(self, entry: Entry, slots: Iterable[Slot], peer: Source, now: float, original: bytes | None) -> None:
+        """Take note that a datagram of this exchange left, which replies in these slots answer."""
+        self.counters.sent += 1
+        peer.sent += 1
+        entry.sent_at = now
+        entry.source = peer
+        more = entry.more
+        assert more is not None
+        if more.attempts:
+            self.counters.retransmitted += 1
+        more.attempts += 1
+        if peer not in more.asked:
+            more.asked.append(peer)
+        for slot in slots:
+            earlier = more.sends.get(slot)
+            more.sends[slot] = Sent(now, 1 if earlier is None else earlier.times + 1, peer, original)
+
+    # ---------------------------------------------------------------------------------------- what comes
+
+    def receive_batch(self, batch: Batch, now: float) -> list[Settled]:
+        """Give each datagram its verdict.
+
+        Args:
+            batch: Payloads and sources, in the order in which they came.
+            now: When they were received.
+
+        Returns:
+            The exchanges that were answered, each once. What was not delivered is in `unexpected`, if anybody wants it.
+        """
+        settled: list[Settled] = []
+        counters = self.counters
+        counters.received += len(batch)
+        for data, wire in batch:
+            source = self._sources.get(wire)
+            if source is None and not self._shapes.any and len(wire) == IPV4_WIRE:
+                reason: Reason | None = Reason.UNKNOWN_PEER
+            else:
+                reason = self._judge(data, wire, now, settled)
+            if reason is None:
+                counters.matched += 1
+                continue
+            self._count(reason, data, wire, now)
+        return settled
+
+    def _count(self, reason: Reason, data: bytes, wire: Wire, now: float) -> None:
+        counters = self.counters
+        if reason is Reason.UNKNOWN_PEER:
+            counters.unknown_peer += 1
+            self._strangers.add(data, wire, now)
+        elif reason is Reason.REJECTED:
+            counters.rejected += 1
+        elif reason is Reason.LATE:
+            counters.late += 1
+        else:
+            counters.duplicate += 1
+        if self.wants_unexpected:
+            self.unexpected.append(Unexpected(data, peer_of(wire), reason))
+
+    def _judge(self, data: bytes, wire: Wire, now: float, settled: list[Settled]) -> Reason | None:
+        """The verdict on a datagram; None: matched."""
+        sources = self._covering(wire)
+        keys = self._keys(sources, data)
+        offer = _Offer(data, wire, now, settled)
+        # 1: by key, what is pending
+        for source in sources:
+            for number, key in keys:
+                entry = self._pending.get((source.token, number, key)) if key is not None else None
+                if entry is not None and self._offer(offer, entry, (source.token, number, key)):
+                    return offer.reason
+        if offer.refused:
+            return Reason.REJECTED
+        # 2: by key, what is over
+        for source in sources:
+            for number, key in keys:
+                if key is not None:
+                    reason = self._ended.reason((source.token, number, key), now)
+                    if reason is not None:
+                        return reason
+        return self._judge_keyless(offer, sources, [0] + [number for number, key in keys if key is None])
+
+    def _judge_keyless(self, offer: _Offer, sources: list[Source], numbers: list[int]) -> Reason | None:
+        # 3: without a key, what is pending; an exchange of a client with a correlator takes keyless datagrams alone
+        for source in sources:
+            for entry in _keyless(source):
+                if entry.ended or entry.slot is None or entry.slot[1] not in numbers:
+                    continue
+                if self._offer(offer, entry, (source.token, entry.slot[1], None)):
+                    return offer.reason
+        if offer.refused:
+            return Reason.REJECTED
+        # 4: something pending covers it
+        for source in sources:
+            if source.live:
+                if source.misses is None:
+                    source.misses = Passers(_MISSES)
+                source.misses.add(offer.data, offer.wire, offer.now)
+                return Reason.REJECTED
+        # 5: without a key, what is over
+        for source in sources:
+            for number in numbers:
+                reason = self._ended.reason((source.token, number, None), offer.now)
+                if reason is not None:
+                    return reason
+        return Reason.UNKNOWN_PEER
+
+    def _covering(self, wire: Wire) -> list[Source]:
+        """The records of all the sources that a datagram may belong to, the most specific first."""
+        tokens: list[Token] = [wire]
+        scoped = len(wire) == IPV6_WIRE and has_scope(wire)
+        if scoped:
+            tokens.append(without_scope(wire))
+        if self._shapes.any:
+            tokens += self._shapes.tokens(wire, scoped=scoped)
+        return [source for token in tokens if (source := self._sources.get(token)) is not None]
+
+    def _keys(self, sources: list[Source], data: bytes) -> list[tuple[int, object]]:
+        """The datagram's key in each book that any of these sources knows."""
+        if len(sources) == 1:
+            return [(book.number, self._key(book, data)) for book in sources[0].books]
+        books = {book: None for source in sources for book in source.books}
+        return [(book.number, self._key(book, data)) for book in sorted(books, key=lambda book: book.rank)]
+
+    def _key(self, book: Book, data: bytes) -> object:
+        assert book.correlator is not None
+        try:
+            key = book.correlator.reply_key(data)
+            hash(key)
+        except (KeyboardInterrupt, SystemExit) as error:
+            self.interrupt = error
+        except BaseException:
+            self.counters.hook_errors += 1
+        else:
+            return key
+        return None
+
+    def _offer(self, offer: _Offer, entry: Entry, slot: Slot) -> bool:
+        """Offer a datagram to an exchange in whose slot it falls; whether that settles what becomes of it."""
+        data, more, now = offer.data, entry.more, offer.now
+        rtt: float | None = None
+        attempts = 0
+        peer = entry.source
+        if more is not None:
+            attempts = more.attempts
+            sent = more.sends.get(slot)
+            if sent is None and more.asks:
+                return False  # it waits for the socket: what comes before the question is no answer
+            if sent is not None:
+                peer = sent.peer
+                rtt = now - sent.at if sent.times == 1 else None
+                if sent.original is not None:
+                    data = self._restored(data, slot, sent.original)
+        decision = Decision.ACCEPT
+        if more is not None and more.accept is not None:
+            decision = self._ask(more, Reply(data, peer_of(offer.wire), rtt, attempts))
+            if entry.ended:  # accept itself cancelled it, or closed the endpoint
+                offer.reason = self._ended.reason(slot, now) or Reason.REJECTED
+                return True
+            if decision is Decision.REFUSE:
+                offer.refused = True
+                if more.refused is None:
+                    more.refused = Passers(_MISSES)
+                more.refused.add(offer.data, offer.wire, now)
+                return False
+        if peer is not None:
+            peer.matched += 1
+            if rtt is not None and not (more is not None and more.heard):
+                peer.sample(rtt)
+        if decision is Decision.PROVISIONAL and more is not None:
+            more.heard = True
+            self.timetable.drop_step(more)
+            return True
+        self.end(entry, (Reason.DUPLICATE, now))
+        offer.settled.append(Settled(entry, data, offer.wire, rtt, attempts))
+        return True
+
+    def _restored(self, data: bytes, slot: Slot, original: bytes) -> bytes:
+        for book in self._sources[slot[0]].books:
+            if book.number == slot[1] and isinstance(book.correlator, TransactionId):
+                return book.correlator.restored(data, original)
+        return data
+
+    def _ask(self, more: Details, reply: Reply) -> Decision:
+        """What the caller's `accept` says; anything but a clear yes is a no."""
+        assert more.accept is not None
+        accept: Callable[[Reply], object] = more.accept  # what it really returns is the caller's affair
+        try:
+            answer = accept(reply)
+        except (KeyboardInterrupt, SystemExit) as error:
+            self.interrupt = error
+            return Decision.REFUSE
+        except BaseException as error:
+            # The traceback would keep the frames of the caller's code alive as long as the request waits.
+            more.objection = error.with_traceback(None)
+        else:
+            if isinstance(answer, bool):
+                return Decision.ACCEPT if answer else Decision.REFUSE
+            if isinstance(answer, Decision):
+                return answer
+            more.objection = TypeError(f"accept returned {answer!r:.60} instead of True, False or a Decision")
+        self.counters.hook_errors += 1
+        return Decision.REFUSE
+
+    # -------------------------------------------------------------------------------------- time and end
+
+    def expire(self, now: float) -> list[Entry]:
+        """End what has reached its deadline; the earliest first."""
+        due = self.timetable.expired(now)
+        for entry in due:
+            # Its place in the timetable is gone already; end() would count it as still there.
+            entry.deadline = math.inf
+            self.counters.timed_out += 1
+            for peer in _asked(entry):
+                peer.timed_out += 1
+            self.end(entry, (Reason.LATE, now))
+        self._shapes.prune(now)
+        return due
+
+    def near_misses(self, entry: Entry, wires: Iterable[Wire]) -> list[NearMiss]:
+        """What came while it waited and was not its answer: what was refused, then strangers that resemble these."""
+        found: dict[tuple[Wire, Reason], NearMiss] = {}
+        logs = [] if entry.more is None or entry.more.refused is None else [entry.more.refused]
+        for slot in entry.slots():
+            source = self._sources.get(slot[0])
+            if source is not None and source.misses is not None and source.misses not in logs:
+                logs.append(source.misses)
+        for log in logs:
+            for wire, (count, data) in log.seen(entry.began).items():
+                earlier = found.get((wire, Reason.REJECTED))
+                total = count + (earlier.count if earlier else 0)
+                found[wire, Reason.REJECTED] = NearMiss(peer_of(wire), Reason.REJECTED, total, data)
+        for wire, (count, data) in self._strangers.resembling(wires, entry.began).items():
+            found[wire, Reason.UNKNOWN_PEER] = NearMiss(peer_of(wire), Reason.UNKNOWN_PEER, count, data)
+        return list(found.values())[:_MOST_NEAR_MISSES]
+
+    def close(self, now: float) -> list[Entry]:
+        """End everything; what was going on is returned."""
+        entries: dict[Entry, None] = dict.fromkeys(self._pending.values())
+        for source in self._sources.values():
+            entries.update(dict.fromkeys(_keyless(source)))
+        entries.update(dict.fromkeys(self.waiting))
+        for entry in entries:
+            self.end(entry, (Reason.LATE, now))
+        self._sources.clear()
+        self._ended.clear()
+        self.timetable.clear()
+        self.woken.clear()
+        return list(entries)
+
+    def statistics(self) -> Statistics:
+        """The counters and gauges as they are."""
+        return self.counters.snapshot(pending=self._listening, waiting=len(self.waiting))
+
+
+class _Offer:
+    """A datagram on its way through the registry."""
+
+    __slots__ = ("data", "now", "reason", "refused", "settled", "wire")
+
+    def __init__(self, data: bytes, wire: Wire, now: float, settled: list[Settled]) -> None:
+        self.data = data
+        self.wire = wire
+        self.now = now
+        self.settled = settled
+        self.refused = False
+        self.reason: Reason | None = None
+
+
+def _keyless(source: Source) -> list[Entry]:
+    keyless = source.keyless
+    if keyless is None:
+        return []
+    return list(keyless) if isinstance(keyless, OrderedDict) else [keyless]
+
+
+def _asked(entry: Entry) -> list[Source]:
+    if entry.more is not None:
+        return entry.more.asked
+    return [entry.source] if entry.source is not None else []
+
+
+def _duplicate(slot: Slot) -> DuplicateTransactionError:
+    token, _, key = slot
+    peer = peer_of(token) if isinstance(token, bytes) and not is_wide(token) else None
+    where = "the same source" if peer is None else str(peer)
+    shown = key.hex() if isinstance(key, bytes) else repr(key)
+    return DuplicateTransactionError(
+        f"transaction {shown:.80} is already pending for {where}: give each request its own, "
+        f"or let udpguard pick them with TransactionId(…, assign=True)",
+        peer=peer,
+        transaction=key,
+    )

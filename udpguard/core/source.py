@@ -1,0 +1,231 @@
+"""What is pending, and what is known of the place it is expected from: the registry's records."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from udpguard.core.address import Peer, Token
+from udpguard.core.correlation import Book, Slot
+from udpguard.core.gate import Gate
+from udpguard.core.ids import IdPool
+from udpguard.core.memory import Passers
+from udpguard.core.retransmission import backed_off, retransmission_timeout, smoothed
+from udpguard.core.statistics import PeerStatistics
+from udpguard.core.verdict import Decision, Reply
+
+Accept = Callable[[Reply], bool | Decision]
+"""Judges a reply that came from the right place."""
+
+_FLOOR: Final = 1.0
+_CEILING: Final = 60.0
+_MOST_BOOKS: Final = 16
+
+
+class Sent(NamedTuple):
+    """What left for one slot: when last, how often, whom it asked, and the bytes that an assigned id replaced."""
+
+    at: float
+    times: int
+    peer: Source
+    original: bytes | None
+
+
+class Details:
+    """What only some exchanges have: retransmissions, several addresses, an `accept`, an assigned id.
+
+    The shell derives from it the exchanges that it drives.
+    """
+
+    __slots__ = (
+        "accept",
+        "asked",
+        "asks",
+        "assigned",
+        "attempts",
+        "heard",
+        "held",
+        "label",
+        "objection",
+        "queued",
+        "refused",
+        "sends",
+        "slots",
+        "step_at",
+        "untried",
+        "waits_for",
+    )
+
+    def __init__(self, accept: Accept | None = None, *, asks: bool = False) -> None:
+        self.accept = accept
+        self.asks = asks
+        """Whether udpguard itself sends the question: nothing can be its answer before that."""
+        self.slots: list[Slot] = []
+        """The slots it is pending in besides its first."""
+        self.sends: dict[Slot, Sent] = {}
+        self.asked: list[Source] = []
+        self.assigned: list[Slot] = []
+        self.held: list[Gate[Entry]] = []
+        """The gates in which it has a place."""
+        self.queued: list[Gate[Entry]] = []
+        """The gates at which it waits for one."""
+        self.attempts = 0
+        self.heard = False
+        """Whether a provisional reply came."""
+        self.step_at = math.inf
+        self.refused: Passers | None = None
+        """What came from the right place and `accept` refused."""
+        self.objection: BaseException | None = None
+        """The latest exception in `accept`."""
+        self.label: str | None = None
+        """How to name whom it asks, where that is more than an address."""
+        self.waits_for: str | None = None
+        """A key of `explain.WAITED_FOR`."""
+        self.untried: Sequence[Peer] = ()
+
+    def step(self) -> None:
+        """Go on: it is time for the next attempt, or what it waited for is free."""
+
+
+class Entry:
+    """One exchange, from the call to its end. `future` is the caller's, opaque here: the shell settles it."""
+
+    __slots__ = (
+        "began",
+        "deadline",
+        "ended",
+        "future",
+        "listens",
+        "more",
+        "plain",
+        "roomy",
+        "sent_at",
+        "slot",
+        "source",
+        "timeout",
+    )
+
+    def __init__(self, future: object, began: float, timeout: float, more: Details | None, *, plain: bool) -> None:
+        self.future = future
+        self.began = began
+        self.timeout = timeout
+        self.deadline = began + timeout
+        self.more = more
+        self.plain = plain
+        """Whether the caller wants the reply's bytes alone."""
+        self.ended = False
+        self.listens = False
+        self.roomy = False
+        """Whether it holds one of `Limits.pending`."""
+        self.slot: Slot | None = None
+        self.source: Source | None = None
+        self.sent_at: float | None = None
+
+    def slots(self) -> tuple[Slot, ...]:
+        """All the slots it is, or was, pending in."""
+        if self.slot is None:
+            return ()
+        return (self.slot,) if self.more is None else (self.slot, *self.more.slots)
+
+
+class Source:
+    """One place that replies come from: what is pending there, who has the turn, and what was learnt of it.
+
+    A peer's own record is that of its wire, and holds its statistics too.
+    """
+
+    __slots__ = (
+        "backoff",
+        "books",
+        "keyless",
+        "live",
+        "matched",
+        "misses",
+        "pools",
+        "rttvar",
+        "sent",
+        "srtt",
+        "timed_out",
+        "token",
+        "turn",
+        "used",
+    )
+
+    def __init__(self, token: Token) -> None:
+        self.token = token
+        self.live = 0
+        """How many are pending here."""
+        self.books: tuple[Book, ...] = ()
+        """The books of those that are, or were, pending here; the one with the longest key first."""
+        self.keyless: Entry | OrderedDict[Entry, None] | None = None
+        self.turn: Gate[Entry] | None = None
+        self.pools: dict[int, IdPool] | None = None
+        self.misses: Passers | None = None
+        """What came from here with a wrong key or none."""
+        self.used = 0
+        self.srtt: float | None = None
+        self.rttvar = 0.0
+        self.backoff = 1
+        self.sent = 0
+        self.matched = 0
+        self.timed_out = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody would miss it."""
+        if self.live or (self.turn is not None and not self.turn.free):
+            return False
+        return not self.pools or not any(pool.gate.has_queue for pool in self.pools.values())
+
+    def know(self, book: Book) -> None:
+        """Remember that replies from here may carry keys of this book."""
+        if book.number and book not in self.books:
+            books = sorted((*self.books, book), key=lambda known: known.rank)
+            if len(books) > _MOST_BOOKS:
+                books = [known for known in books if known is book or self._needs(known)]
+            self.books = tuple(books)
+
+    def _needs(self, book: Book) -> bool:
+        return self.live > 0 or bool(self.pools and book.number in self.pools)
+
+    def add_keyless(self, entry: Entry) -> None:
+        """Expect a datagram without a key, after those already expected."""
+        if self.keyless is None:
+            self.keyless = entry
+        elif isinstance(self.keyless, Entry):
+            self.keyless = OrderedDict.fromkeys((self.keyless, entry))
+        else:
+            self.keyless[entry] = None
+
+    def remove_keyless(self, entry: Entry) -> None:
+        """Expect it no more."""
+        if self.keyless is entry:
+            self.keyless = None
+        elif isinstance(self.keyless, OrderedDict):
+            del self.keyless[entry]
+            if not self.keyless:
+                self.keyless = None
+
+    def sample(self, rtt: float) -> None:
+        """Learn from an unambiguous round trip of so many seconds."""
+        self.srtt, self.rttvar = smoothed(self.srtt, self.rttvar, rtt)
+        self.backoff = 1
+
+    def back_off(self) -> None:
+        """Learn from an expiry of the retransmission timer."""
+        self.backoff = backed_off(self.backoff)
+
+    def statistics(self) -> PeerStatistics:
+        """What is known of the peer."""
+        rto = _FLOOR if self.srtt is None else max(_FLOOR, retransmission_timeout(self.srtt, self.rttvar))
+        return PeerStatistics(
+            srtt=self.srtt,
+            rttvar=None if self.srtt is None else self.rttvar,
+            rto=max(rto, min(rto * self.backoff, _CEILING)),
+            backoff=self.backoff,
+            sent=self.sent,
+            matched=self.matched,
+            timed_out=self.timed_out,
+        )

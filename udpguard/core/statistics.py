@@ -1,0 +1,98 @@
+"""What was counted: of everything, and of one peer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Counters since the endpoint was opened, and two gauges.
+
+    Whenever no `accept` is running, `received == matched + duplicate + late + rejected + unknown_peer`.
+
+    Attributes:
+        received: Datagrams that came in.
+        matched: Of these, those delivered, provisional replies among them.
+        duplicate: Those that fit an exchange already answered.
+        late: Those that fit one that had timed out or was cancelled.
+        rejected: Those from a source that something pending covers, with the wrong key or refused by `accept`.
+        unknown_peer: Those that nobody expected.
+        sent: Datagrams that went out.
+        retransmitted: Of these, those sent after the first of their request.
+        timed_out: Requests and expectations that ended at their deadline.
+        unreachable: Requests that ended because they could not be sent.
+        cancelled: Requests that were cancelled, and expectations that were withdrawn.
+        send_errors: Sends that the operating system refused.
+        hook_errors: Exceptions in `on_unexpected`, `accept` and `reply_key`.
+        pending: Requests and expectations that wait for a reply now.
+        waiting: Requests that wait to be sent now: for their turn, for a name, for room.
+    """
+
+    received: int = 0
+    matched: int = 0
+    duplicate: int = 0
+    late: int = 0
+    rejected: int = 0
+    unknown_peer: int = 0
+    sent: int = 0
+    retransmitted: int = 0
+    timed_out: int = 0
+    unreachable: int = 0
+    cancelled: int = 0
+    send_errors: int = 0
+    hook_errors: int = 0
+    pending: int = 0
+    waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatistics:
+    """What is known of one peer. The least lately used of more than 65,536 peers are forgotten.
+
+    Attributes:
+        srtt: The smoothed round-trip time in seconds (RFC 6298); None before the first sample.
+        rttvar: Its mean deviation in seconds; None before the first sample.
+        rto: The retransmission time-out in seconds that `AdaptiveRetry()` begins with.
+        backoff: The factor on the RTO since the last sample (RFC 6298, 5.5 to 5.7).
+        sent: Datagrams sent to it.
+        matched: Replies delivered to what asked it.
+        timed_out: Requests to it, and expectations, that ended at their deadline.
+    """
+
+    srtt: float | None
+    rttvar: float | None
+    rto: float
+    backoff: int
+    sent: int
+    matched: int
+    timed_out: int
+
+
+class Counters:
+    """The counters while they count."""
+
+    __slots__ = (
+        "cancelled",
+        "duplicate",
+        "hook_errors",
+        "late",
+        "matched",
+        "received",
+        "rejected",
+        "retransmitted",
+        "send_errors",
+        "sent",
+        "timed_out",
+        "unknown_peer",
+        "unreachable",
+    )
+
+    def __init__(self) -> None:
+        self.received = self.matched = self.duplicate = self.late = self.rejected = self.unknown_peer = 0
+        self.sent = self.retransmitted = self.send_errors = self.hook_errors = 0
+        self.timed_out = self.unreachable = self.cancelled = 0
+
+    def snapshot(self, *, pending: int, waiting: int) -> Statistics:
+        """What they show now."""
+        return Statistics(**{name: getattr(self, name) for name in self.__slots__}, pending=pending, waiting=waiting)
