@@ -22,6 +22,7 @@ from udpguard.core.address import (
     ReplyFrom,
     Sources,
     Wire,
+    askable,
     is_limited_broadcast,
     parse,
     peer_of,
@@ -242,7 +243,13 @@ class Client:
         plain: bool,
     ) -> Entry:
         loop = self._guard.check_loop()
-        settings = self._settings.overridden(timeout, retry)
+        settings = self._settings
+        if timeout is not DEFAULT or retry is not DEFAULT:
+            settings = settings.overridden(timeout, retry)
+        if reply_from == "peer" and accept is None and settings.retry is None and self._quota is None:
+            entry = self._ask(loop, addr, data, settings.timeout or DEFAULT_TIMEOUT, plain=plain)
+            if entry is not None:
+                return entry
         sources = _FROM_PEER if reply_from == "peer" else Sources(reply_from, socket.if_nametoindex)
         if accept is not None:
             check_hook("accept", accept)
@@ -259,6 +266,20 @@ class Client:
             policy=settings.retry,
         )
         return exchange.begin(loop.create_future(), _parse_all(addr), self._resolver, settings.timeout, plain=plain)
+
+    def _ask(
+        self, loop: asyncio.AbstractEventLoop, addr: object, data: object, timeout: float, *, plain: bool
+    ) -> Entry | None:
+        """Ask the short way, if the arguments are plain and nothing is in the way."""
+        if not isinstance(data, bytes) or not isinstance(addr, tuple) or len(addr) != 2:
+            return None
+        try:
+            wire = askable(*addr)
+        except TypeError:  # something that can't be hashed
+            return None
+        if wire is None:
+            return None
+        return self._guard.ask(loop.create_future(), wire, data, timeout, self._correlator, self._book, plain=plain)
 
     # --------------------------------------------------------------------------------- expecting and sending
 

@@ -364,8 +364,9 @@ class Exchange(Details):
             return self._transmit(target, payload)
         except BaseException:
             # The places go to others; but what it was sent for already, it must keep.
-            for gate in taken if not target.sent else ():
-                registry.leave(self, gate)
+            for gate in taken:
+                if gate in self.held and not target.sent:
+                    registry.leave(self, gate)
             raise
 
     def _has_room(self) -> bool:
@@ -453,9 +454,11 @@ class Exchange(Details):
         tokens = self._sources.tokens(target.wire)
         assigns = self._assigns and key is not None
         if assigns:
-            assigned = registry.assign(self._pool(target), tokens, self._guard.clock())
+            pool = self._pool(target)
+            assigned = registry.assign(pool, tokens, self._guard.clock())
             if assigned is None:
                 raise _BusyError(None, "id")
+            self.held.remove(pool.gate)  # from now on the place is the id's
             self.assigned.append(assigned)
             assert isinstance(key, bytes)
             target.original, key = key, assigned[2]

@@ -39,7 +39,7 @@ from udpguard.core.address import (
     refusal_to_ask,
     wire_of_source,
 )
-from udpguard.core.correlation import Book, Correlator
+from udpguard.core.correlation import Book, Correlator, Slot, TransactionId
 from udpguard.core.explain import TimeoutFacts, explain
 from udpguard.core.gate import Gate
 from udpguard.core.options import DEFAULT, DEFAULT_TIMEOUT, Default, Limits, check_hook, checked_timeout
@@ -52,6 +52,8 @@ logger = logging.getLogger("udpguard")
 
 UnexpectedHook: TypeAlias = Callable[[Unexpected], object]
 
+# What every family carries (`_sending.check_size` has the limits).
+_FITS_EVERYWHERE: Final = 65_507
 # uvloop's timers fire up to half a millisecond early: a deadline that is not quite there must not spin.
 _SHORTEST_DELAY: Final = 0.0005
 
@@ -195,6 +197,76 @@ class Guard:
             raise
         self.due_at(entry.deadline)
         return entry
+
+    def ask(
+        self,
+        future: asyncio.Future[object],
+        wire: Wire,
+        data: bytes,
+        timeout: float,
+        correlator: Correlator | None,
+        book: Book,
+        *,
+        plain: bool,
+    ) -> Entry | None:
+        """Send a question that needs nothing but one reply from its peer, if nothing is in its way.
+
+        It is the short way through what `_exchange.Exchange` does in full, at about half the cost.
+
+        Returns:
+            The entry, or None where something is in its way: nothing has happened then.
+
+        Raises:
+            DuplicateTransactionError: Its transaction id is pending for this peer already.
+        """
+        registry = self.registry
+        if self._paused or registry.room.free <= 0 or len(data) > _FITS_EVERYWHERE:
+            return None
+        channel = self.channel_for(wire, wire)
+        key = None if correlator is None else correlator.request_key(data)
+        now = self.clock()
+        entry = Entry(future, now, timeout, None, plain=plain)
+        if key is None:
+            turn = registry.turn(wire)
+            if not turn.enter():
+                return None
+            entry.turn = turn
+        elif isinstance(correlator, TransactionId) and correlator.assign:
+            assigned = self._assigned(wire, book, now)
+            if assigned is None:
+                return None
+            assert isinstance(key, bytes)
+            entry.original, key = key, assigned
+            data = correlator.stamped(data, assigned)
+        slot: Slot = (wire, book.number, key)
+        source = registry.source(wire)
+        registry.open(entry, slot, source, book, now)
+        registry.room.enter()
+        entry.roomy = True
+        try:
+            sent = channel.transmit(data, wire)
+        except OSError:
+            sent = False
+        if not sent:
+            # The long way waits for the socket, or meets the error again and explains it.
+            registry.end(entry, (Reason.LATE, now))
+            return None
+        registry.counters.sent += 1
+        source.sent += 1
+        self.due_at(entry.deadline)
+        return entry
+
+    def _assigned(self, wire: Wire, book: Book, now: float) -> bytes | None:
+        """An id for a request to this peer, with its place at the pool's gate; None where none is free."""
+        pool = self.registry.pool(wire, book)
+        if not pool.gate.enter():
+            return None
+        slot = self.registry.assign(pool, (wire,), now)
+        if slot is None:
+            pool.gate.leave()
+            return None
+        assert isinstance(slot[2], bytes)
+        return slot[2]
 
     def withdraw(self, entry: Entry) -> None:
         """End an exchange that its caller gave up."""

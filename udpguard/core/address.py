@@ -276,6 +276,15 @@ def refusal_to_ask(wire: Wire) -> str | None:
     return None
 
 
+@lru_cache(maxsize=65_536, typed=True)
+def askable(host: str, port: int) -> Wire | None:
+    """The wire of a plain literal that can be asked; None for whatever needs a closer look (`parse` has it)."""
+    if type(host) is not str or type(port) is not int or not 0 < port < 65_536 or "%" in host:
+        return None
+    wire = _literal(host, port, 0)
+    return wire if wire is not None and refusal_to_ask(wire) is None else None
+
+
 def is_limited_broadcast(wire: Wire) -> bool:
     """Whether it is 255.255.255.255 (RFC 919)."""
     return wire[2:] == b"\xff\xff\xff\xff"

@@ -99,12 +99,14 @@ class Entry:
         "future",
         "listens",
         "more",
+        "original",
         "plain",
         "roomy",
         "sent_at",
         "slot",
         "source",
         "timeout",
+        "turn",
     )
 
     def __init__(self, future: object, began: float, timeout: float, more: Details | None, *, plain: bool) -> None:
@@ -119,6 +121,10 @@ class Entry:
         self.listens = False
         self.roomy = False
         """Whether it holds one of `Limits.pending`."""
+        self.turn: Gate[Entry] | None = None
+        """The turn it holds, where it has no `more`."""
+        self.original: bytes | None = None
+        """The caller's bytes that an assigned id replaced, where it has no `more`."""
         self.slot: Slot | None = None
         self.source: Source | None = None
         self.sent_at: float | None = None
