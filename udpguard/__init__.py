@@ -58,7 +58,12 @@ __all__ = [
     "open_endpoint",
 ]
 
-for _name in __all__:
-    if callable(globals()[_name]) and hasattr(globals()[_name], "__qualname__"):
-        globals()[_name].__module__ = __name__
-del _name
+
+def _claim() -> None:
+    """Let public names show this module as theirs, not the private one they are written in."""
+    for value in [globals()[name] for name in __all__]:
+        if hasattr(value, "__qualname__"):
+            value.__module__ = __name__
+
+
+_claim()

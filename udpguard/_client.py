@@ -6,9 +6,9 @@ import asyncio
 import inspect
 import socket
 from collections.abc import Callable, Generator, Sequence
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, cast
 
-from typing_extensions import Buffer, Self
+from typing_extensions import Buffer, Self, TypeIs
 
 from udpguard._errors import InvalidAddressError
 from udpguard._exchange import Data, Exchange, Quota
@@ -24,6 +24,7 @@ from udpguard.core.address import (
     Wire,
     askable,
     is_limited_broadcast,
+    is_tuple,
     parse,
     peer_of,
     refusal_to_ask,
@@ -198,14 +199,11 @@ class Client:
             RuntimeError: The endpoint belongs to another event loop.
         """
         entry = self._begin(addr, data, timeout, retry, reply_from, accept, plain=True)
-        future = entry.future
-        assert isinstance(future, asyncio.Future)
         try:
-            payload: bytes = await future
-        except asyncio.CancelledError:
+            return await cast("asyncio.Future[bytes]", entry.future)
+        except (asyncio.CancelledError, GeneratorExit):
             self._guard.withdraw(entry)
             raise
-        return payload
 
     async def exchange(
         self,
@@ -222,14 +220,11 @@ class Client:
         Arguments and errors are those of `request`.
         """
         entry = self._begin(addr, data, timeout, retry, reply_from, accept, plain=False)
-        future = entry.future
-        assert isinstance(future, asyncio.Future)
         try:
-            reply: Reply = await future
-        except asyncio.CancelledError:
+            return await cast("asyncio.Future[Reply]", entry.future)
+        except (asyncio.CancelledError, GeneratorExit):
             self._guard.withdraw(entry)
             raise
-        return reply
 
     def _begin(
         self,
@@ -271,10 +266,10 @@ class Client:
         self, loop: asyncio.AbstractEventLoop, addr: object, data: object, timeout: float, *, plain: bool
     ) -> Entry | None:
         """Ask the short way, if the arguments are plain and nothing is in the way."""
-        if not isinstance(data, bytes) or not isinstance(addr, tuple) or len(addr) != 2:
+        if not isinstance(data, bytes) or not is_tuple(addr) or len(addr) != 2:
             return None
         try:
-            wire = askable(*addr)
+            wire = askable(addr[0], addr[1])
         except TypeError:  # something that can't be hashed
             return None
         if wire is None:
@@ -390,15 +385,17 @@ def _checked_payload(data: object) -> Data:
         return checked_data(data)
     if inspect.iscoroutinefunction(data):
         raise TypeError("data must be bytes or a plain function that returns them, not a coroutine function")
-    return data
+    return cast("Callable[[int], bytes]", data)
+
+
+def _is_list(value: object) -> TypeIs[list[object]]:
+    return isinstance(value, list)
 
 
 def _parse_all(addr: object) -> list[tuple[Wire | HostName, object]]:
     """One address or several, in canonical form and as they were written; those that can't answer are refused."""
-    several = isinstance(addr, Sequence) and not isinstance(addr, (str, bytes, tuple))
-    if isinstance(addr, tuple) and addr and isinstance(addr[0], tuple):
-        several = True
-    written: list[object] = list(addr) if several and isinstance(addr, Sequence) else [addr]
+    several = _is_list(addr) or (is_tuple(addr) and bool(addr) and isinstance(addr[0], tuple))
+    written: list[object] = list(cast("Sequence[object]", addr)) if several else [addr]
     if not written:
         raise InvalidAddressError("the list of addresses is empty", address=addr)
     parsed: list[tuple[Wire | HostName, object]] = []

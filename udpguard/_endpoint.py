@@ -142,6 +142,7 @@ class EndpointOpener:
             local = tuple(peer_of(local_wire(sock)) for sock in sockets)
             for sock in sockets:
                 guard.channels.append(await open_channel(loop, sock, GuardProtocol.of(guard)))
+            await asyncio.sleep(0)  # the protocols learn of their transports
         except BaseException:
             for channel in guard.channels:
                 channel.abort()
@@ -170,7 +171,7 @@ class EndpointOpener:
             address = found[0][4]
             where = wire_of_source(*address[:2], *address[3:])
         try:
-            return [bound_socket(sockaddr_of(where), _family_of(where), self._allow_broadcast)]
+            return [bound_socket(sockaddr_of(where), _family_of(where), allow_broadcast=self._allow_broadcast)]
         except OSError as error:
             raise OSError(error.errno, f"could not bind to {peer_of(where)}: {error.strerror}") from error
 
@@ -278,8 +279,8 @@ class Endpoint(Client):
 
     def close(self) -> None:
         """Close it. What is pending fails, each with an `EndpointClosedError` of its own."""
-        self._resolver.close()
         self._guard.close()
+        self._resolver.close()
 
     async def wait_closed(self) -> None:
         """Wait until its sockets are closed."""

@@ -80,7 +80,7 @@ class ReplyTimeoutError(UdpGuardError, TimeoutError):
         self.peer = peer
         self.timeout = timeout
         self.attempts = attempts
-        self.near_misses = tuple(near_misses)
+        self.near_misses: tuple[NearMiss, ...] = tuple(near_misses)
 
 
 class PeerUnreachableError(UdpGuardError, OSError):

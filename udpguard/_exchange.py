@@ -74,7 +74,7 @@ class Quota:
 class Target:
     """One address that is asked."""
 
-    __slots__ = ("channel", "original", "payload", "peer", "place", "sent", "slots", "wire")
+    __slots__ = ("channel", "gates", "original", "payload", "peer", "place", "sent", "slots", "wire")
 
     def __init__(self, wire: Wire, place: int, channel: Channel, peer: Source) -> None:
         self.wire = wire
@@ -83,6 +83,8 @@ class Target:
         self.channel = channel
         self.peer = peer
         self.sent = 0
+        self.gates: list[Gate[Entry]] = []
+        """The turns it needs."""
         self.payload: bytes | None = None
         """What leaves, once it is known and the same for each attempt."""
         self.slots: tuple[Slot, ...] = ()
@@ -237,15 +239,13 @@ class Exchange(Details):
             if not self._unresolved:
                 self._guard.fail(self._entry, self._error or _nowhere(name))
             return
-        if first:
-            self.waits_for = None
-            if not self._fixed_end and self._policy is not None:
-                self._draw(self._policy)
-                self._guard.registry.timetable.move(self._entry, sum(self._waits))
-                self._guard.due_at(self._entry.deadline)
-        if first or not self.attempts:
+        if first and not self._fixed_end and self._policy is not None:
+            self._draw(self._policy)
+            self._guard.registry.timetable.move(self._entry, sum(self._waits))
+            self._guard.due_at(self._entry.deadline)
+        if not self.attempts:
             self._guard.go_on(self._entry)
-        elif self._policy is None and self.step_at == math.inf:
+        elif self._policy is None and self.step_at == math.inf and not self.heard:
             self._step_in(_NEXT_ADDRESS)
 
     def _add_resolved(self, place: int, name: HostName, wires: list[Wire]) -> BaseException | None:
@@ -283,22 +283,21 @@ class Exchange(Details):
 
     def _attempt(self) -> None:
         """Send to the first target that can be asked now."""
+        self.waits_for = None
         busy: list[_BusyError] = []
         passed: list[Target] = []
         while (target := self._choose(passed)) is not None:
             try:
-                if not self._send_to(target):
-                    return
+                if self._send_to(target):
+                    self._leave_unused()
+                    self._plan_next()
             except _BusyError as obstacle:
                 busy.append(obstacle)
                 passed.append(target)
             except (PeerUnreachableError, InvalidAddressError) as error:
-                if error.__class__ is InvalidAddressError and len(self._targets) == 1:
-                    raise
                 self._error = error
                 self._targets.remove(target)
             else:
-                self._plan_next()
                 return
         if busy:
             self._pass_over(busy)
@@ -313,9 +312,15 @@ class Exchange(Details):
         in_turn = sorted(self._targets, key=lambda target: (target.sent, target.place))
         return next((t for t in in_turn if t not in passed), None)
 
+    def _leave_unused(self) -> None:
+        """Give back places that it was granted with targets that it did not ask after all."""
+        registry = self._guard.registry
+        used = [gate for target in self._targets if target.sent for gate in target.gates]
+        for gate in [gate for gate in self.held if gate is not registry.room and gate not in used]:
+            registry.leave(self, gate)
+
     def _plan_next(self) -> None:
         """Set the time of the next attempt."""
-        self.waits_for = None
         if self._policy is None:
             if any(not target.sent for target in self._targets):
                 self._step_in(_NEXT_ADDRESS)
@@ -325,10 +330,10 @@ class Exchange(Details):
 
     def _pass_over(self, busy: list[_BusyError]) -> None:
         """Wait until one of the targets that are busy can be asked."""
+        self.waits_for = busy[0].reason
         if self.attempts or any(obstacle.gate is None for obstacle in busy):
             self._step_in(_NEXT_ADDRESS if self.attempts else _ID_AGAIN)
             return
-        self.waits_for = busy[0].reason
         for obstacle in busy:
             assert obstacle.gate is not None
             self._wait_at(obstacle.gate)
@@ -381,17 +386,20 @@ class Exchange(Details):
         return False
 
     def _has_socket(self) -> bool:
-        if not self._guard.paused:
-            return True
+        if self._guard.paused:
+            self._wait_for_socket()
+        return not self._guard.paused
+
+    def _wait_for_socket(self) -> None:
         self.waits_for = "socket"
         self._wait_at(self._guard.writable)
-        return False
 
     def _transmit(self, target: Target, payload: bytes) -> bool:
         guard, registry = self._guard, self._guard.registry
         try:
             if not target.channel.transmit(payload, target.wire):
-                return self._has_socket()
+                self._wait_for_socket()
+                return False
         except OSError as error:
             registry.counters.send_errors += 1
             raise sending_error(error, payload, target.wire) from error
@@ -437,6 +445,7 @@ class Exchange(Details):
                 needed.append((self._quota.gate(target.wire), "quota"))
             if self._assigns:
                 needed.append((self._pool(target).gate, "id"))
+        target.gates = [gate for gate, _ in needed]
         for gate, reason in needed:
             if gate in self.held:
                 continue

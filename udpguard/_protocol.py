@@ -15,7 +15,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from typing_extensions import override
 
@@ -90,7 +90,7 @@ class Guard:
         if not isinstance(limits, Limits):
             raise TypeError(f"limits must be a udpguard.Limits, not {limits!r}")
         check_hook("on_unexpected", on_unexpected)
-        self.registry = Registry(limits, secrets.randbits)
+        self.registry: Registry = Registry(limits, secrets.randbits)
         self.registry.wants_unexpected = on_unexpected is not None
         self.channels: list[Channel] = []
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -105,7 +105,7 @@ class Guard:
         self._timer_at = math.inf
         self._pumping = False
         self._senders: list[asyncio.Future[None]] = []
-        self.sending = asyncio.Lock()
+        self.sending: asyncio.Lock = asyncio.Lock()
         """Held by who sends and has to wait for a socket, so that nobody overtakes."""
         self._open = 0
         self._closers: list[asyncio.Future[None]] = []
@@ -402,7 +402,7 @@ class Guard:
         asked = [source.token for source in more.asked] or ([entry.source.token] if entry.source is not None else [])
         wires = [token for token in asked if isinstance(token, bytes)]
         peer = peer_of(wires[-1]) if wires else None
-        attempts = more.attempts if more.asks else None
+        attempts = more.attempts if more.asks else None if entry.sent_at is None else 1
         near_misses = self.registry.near_misses(entry, wires)
         facts = TimeoutFacts(
             asked=more.label or str(peer),
@@ -468,8 +468,7 @@ class Guard:
 def settle(settled: Settled) -> None:
     """Hand a reply to its caller, unless the caller has gone."""
     entry = settled.entry
-    future = entry.future
-    assert isinstance(future, asyncio.Future)
+    future = cast("asyncio.Future[object]", entry.future)
     if future.done():
         return
     if entry.plain:
@@ -480,8 +479,7 @@ def settle(settled: Settled) -> None:
 
 def settle_error(entry: Entry, error: BaseException) -> None:
     """Hand an error to its caller, unless the caller has gone."""
-    future = entry.future
-    assert isinstance(future, asyncio.Future)
+    future = cast("asyncio.Future[object]", entry.future)
     if future.done():
         return
     if isinstance(error, StopIteration):  # which no future can hold

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from udpguard._errors import EndpointClosedError
 from udpguard.core.address import HostName, Wire, wire_of_source
 
 Answer = list[Wire] | BaseException
@@ -42,8 +43,10 @@ class Resolver:
         task.add_done_callback(lambda done: self._done(name, done))
 
     def close(self) -> None:
-        """Forget who asked."""
-        self._asked.clear()
+        """Stop looking up, and tell those who asked."""
+        asked, self._asked = self._asked, {}
+        for told in [told for waiting in asked.values() for told in waiting]:
+            told(EndpointClosedError("the endpoint was closed while a name was being looked up"))
         for task in list(self._tasks):
             task.cancel()
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import cast
+
+from typing_extensions import Buffer
 
 from udpguard._errors import DatagramTooLargeError, InvalidAddressError, PeerUnreachableError, UdpGuardError
 from udpguard._platform.sockets import is_directed_broadcast
@@ -22,10 +25,11 @@ def checked_data(data: object, *, what: str = "data") -> bytes:
     """
     if isinstance(data, bytes):
         return data
-    if isinstance(data, (bytearray, memoryview)):
-        return bytes(data)
-    hint = ": encode it, as in text.encode()" if isinstance(data, str) else ""
-    raise TypeError(f"{what} must be bytes, not {type(data).__name__}{hint}")
+    try:
+        return memoryview(cast("Buffer", data)).tobytes()
+    except TypeError:
+        hint = ": encode it, as in text.encode()" if isinstance(data, str) else ""
+        raise TypeError(f"{what} must be bytes, not {type(data).__name__}{hint}") from None
 
 
 def check_size(data: bytes, wire: Wire) -> None:

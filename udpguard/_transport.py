@@ -14,7 +14,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from typing_extensions import Buffer, override
 
@@ -155,7 +155,7 @@ class UdpTransport(asyncio.DatagramTransport):
 
     def _deliver_each(self, batch: list[tuple[bytes, Wire]]) -> None:
         for data, wire in batch:
-            self._protocol.datagram_received(data, sockaddr_of(wire))
+            self._protocol.datagram_received(data, cast("tuple[str, int]", sockaddr_of(wire)))
 
     # --------------------------------------------------------------------------------------------- writing
 
@@ -189,8 +189,6 @@ class UdpTransport(asyncio.DatagramTransport):
             TypeError: The data is not bytes-like.
             InvalidAddressError: The address is malformed, a host name, or of another family.
         """
-        if not isinstance(data, (bytes, bytearray, memoryview)):
-            raise TypeError(f"data must be bytes-like, not {type(data).__name__}")
         wire = parse(addr, socket.if_nametoindex)
         if isinstance(wire, HostName):
             raise InvalidAddressError(f"{wire.host!r} is a name: resolve it first", address=addr)
@@ -198,7 +196,7 @@ class UdpTransport(asyncio.DatagramTransport):
             raise InvalidAddressError(f"{peer_of(wire)} is of another family than the socket", address=addr)
         if self._closing:
             return
-        payload = bytes(data)
+        payload = memoryview(data).tobytes()
         try:
             if not self._queue and not self._watched and self._send(payload, wire):
                 return

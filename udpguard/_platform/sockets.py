@@ -15,6 +15,7 @@ logger = logging.getLogger("udpguard")
 # The kernel caps it (net.core.rmem_max). What it holds is what a busy event loop may leave unread.
 _RECEIVE_BUFFER: Final = 4 * 1024 * 1024
 _PORT_TRIES: Final = 16
+_EVERY_INTERFACE: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 (that is meant)
 
 
 def open_sockets(family: int, *, allow_broadcast: bool) -> list[socket.socket]:
@@ -43,13 +44,13 @@ def _open_each(
     port = 0
     for family in families:
         try:
-            sock = bound_socket(("::" if family == socket.AF_INET6 else "0.0.0.0", port), family, allow_broadcast)
+            sock = bound_socket((_EVERY_INTERFACE[family], port), family, allow_broadcast=allow_broadcast)
         except OSError as error:
             if error.errno == errno.EADDRINUSE and port:
                 if insist:
                     return opened, False
                 port = 0
-                opened.append(bound_socket(("::", 0), family, allow_broadcast))
+                opened.append(bound_socket((_EVERY_INTERFACE[family], 0), family, allow_broadcast=allow_broadcast))
                 continue
             logger.debug("no socket of family %s: %s", family, error)
             missing = error
@@ -61,7 +62,7 @@ def _open_each(
     return opened, True
 
 
-def bound_socket(address: Address, family: int, allow_broadcast: bool) -> socket.socket:  # noqa: FBT001
+def bound_socket(address: Address, family: int, *, allow_broadcast: bool) -> socket.socket:
     """A UDP socket bound to a literal address.
 
     SO_REUSEADDR and SO_REUSEPORT stay off: a neighbour could take the replies.
@@ -83,7 +84,7 @@ def bound_socket(address: Address, family: int, allow_broadcast: bool) -> socket
 
 def prepare(sock: socket.socket, *, allow_broadcast: bool) -> None:
     """Set what every socket of an endpoint needs."""
-    sock.setblocking(False)
+    sock.setblocking(False)  # noqa: FBT003 (the standard library's signature)
     if allow_broadcast:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
     with contextlib.suppress(OSError):

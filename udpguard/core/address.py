@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
-from typing_extensions import override
+from typing_extensions import TypeIs, override
 
 from udpguard._errors import InvalidAddressError
 
@@ -156,7 +156,7 @@ def parse(address: object, scope_index: Callable[[str], int], *, port_zero: bool
     Raises:
         InvalidAddressError: It is neither; the message says what is wrong with it.
     """
-    if not isinstance(address, tuple) or len(address) not in (2, 4):
+    if not is_tuple(address) or len(address) not in (2, 4):
         raise InvalidAddressError(
             f"{address!r} is not an address: pass (host, port), or the 4-tuple of an IPv6 socket address",
             address=address,
@@ -164,19 +164,24 @@ def parse(address: object, scope_index: Callable[[str], int], *, port_zero: bool
     host, port = address[0], address[1]
     if not isinstance(host, str):
         raise InvalidAddressError(f"the host in {address!r} must be a str, not {type(host).__name__}", address=address)
-    _check_port(port, address, lowest=0 if port_zero else 1)
+    port = _checked_port(port, address, lowest=0 if port_zero else 1)
     scope = _scope_argument(address)
-    wire = _literal(host, int(port), scope) if "%" not in host else None
+    wire = _literal(host, port, scope) if "%" not in host else None
     if wire is not None:
         return wire
     if ":" in host or "%" in host:
-        return _scoped(host, int(port), scope, address, scope_index)
+        return _scoped(host, port, scope, address, scope_index)
     if scope:
         raise InvalidAddressError(f"{address!r} has a scope, but {host!r} is no IPv6 literal", address=address)
-    return HostName(_host_name(host, address), int(port))
+    return HostName(_host_name(host, address), port)
 
 
-def _check_port(port: object, address: object, *, lowest: int) -> None:
+def is_tuple(value: object) -> TypeIs[tuple[object, ...]]:
+    """Whether it is a tuple, of which nothing more is known."""
+    return isinstance(value, tuple)
+
+
+def _checked_port(port: object, address: object, *, lowest: int) -> int:
     if not isinstance(port, int) or isinstance(port, bool):
         hint = f": pass {int(port)}, not {port!r}" if isinstance(port, str) and port.isdecimal() else ""
         raise InvalidAddressError(
@@ -187,6 +192,7 @@ def _check_port(port: object, address: object, *, lowest: int) -> None:
             f"port {port} in {address!r} is out of range: a datagram can be sent to ports 1 to 65535",
             address=address,
         )
+    return int(port)
 
 
 def _scope_argument(address: tuple[object, ...]) -> int:
@@ -277,7 +283,7 @@ def refusal_to_ask(wire: Wire) -> str | None:
 
 
 @lru_cache(maxsize=65_536, typed=True)
-def askable(host: str, port: int) -> Wire | None:
+def askable(host: object, port: object) -> Wire | None:
     """The wire of a plain literal that can be asked; None for whatever needs a closer look (`parse` has it)."""
     if type(host) is not str or type(port) is not int or not 0 < port < 65_536 or "%" in host:
         return None
@@ -309,8 +315,8 @@ def host_token(wire: Wire) -> bytes:
 
 
 def without_scope(token: bytes) -> bytes:
-    """An IPv6 wire or host token that matches on any link."""
-    return token[:-4] + _NO_SCOPE
+    """A wire or host token that matches on any link (IPv4 has no scopes)."""
+    return token[:-4] + _NO_SCOPE if len(token) > IPV4_WIRE else token
 
 
 def has_scope(wire: Wire) -> bool:
@@ -324,6 +330,13 @@ def network_tokens(wire: Wire, lengths: Sequence[int]) -> list[Token]:
     bits = len(packed) * 8
     number = int.from_bytes(packed, "big")
     return [(length, (number >> (bits - length) << (bits - length)).to_bytes(len(packed), "big")) for length in lengths]
+
+
+def covers(token: Token, wire: Wire) -> bool:
+    """Whether a peer is among those a token stands for."""
+    if isinstance(token, tuple):
+        return len(token[1]) in (len(wire) - 2, len(wire) - 10) and network_tokens(wire, (token[0],)) == [token]
+    return token in (ANYWHERE, wire, without_scope(wire), host_token(wire), without_scope(host_token(wire)))
 
 
 class Sources:
@@ -341,7 +354,8 @@ class Sources:
     __slots__ = ("_fixed", "anywhere", "host", "peer")
 
     def __init__(self, reply_from: ReplyFrom, scope_index: Callable[[str], int]) -> None:
-        self.peer = self.host = False
+        self.peer: bool = False
+        self.host: bool = False
         fixed: list[Token] = []
         parts = [reply_from] if not _is_several(reply_from) else list(reply_from)
         if not parts:
@@ -355,7 +369,7 @@ class Sources:
                 token = _token(part, scope_index)
                 if token not in fixed:
                     fixed.append(token)
-        self.anywhere = ANYWHERE in fixed
+        self.anywhere: bool = ANYWHERE in fixed
         self._fixed = tuple(fixed)
 
     def tokens(self, wire: Wire) -> tuple[Token, ...]:
@@ -372,7 +386,7 @@ def _is_several(reply_from: object) -> bool:
     """Whether it is a list of sources (perhaps as a tuple), not one address."""
     if isinstance(reply_from, (str, bytes)):
         return False
-    if isinstance(reply_from, tuple):
+    if is_tuple(reply_from):
         return not (len(reply_from) in (2, 4) and isinstance(reply_from[0], str) and isinstance(reply_from[1], int))
     return isinstance(reply_from, (list, set, frozenset, Sequence))
 
@@ -380,7 +394,7 @@ def _is_several(reply_from: object) -> bool:
 def _token(part: object, scope_index: Callable[[str], int]) -> Token:
     if part == "anywhere":
         return ANYWHERE
-    if isinstance(part, tuple):
+    if is_tuple(part):
         wire = parse(part, scope_index)
         if isinstance(wire, HostName):
             raise InvalidAddressError(

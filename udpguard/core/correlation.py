@@ -118,9 +118,9 @@ class Book:
     __slots__ = ("__weakref__", "correlator", "number", "rank")
 
     def __init__(self, number: int, correlator: Correlator | None) -> None:
-        self.number = number
-        self.correlator = correlator
-        self.rank = -correlator.length if isinstance(correlator, TransactionId) else 0
+        self.number: int = number
+        self.correlator: Correlator | None = correlator
+        self.rank: int = -correlator.length if isinstance(correlator, TransactionId) else 0
 
 
 def space_of(correlator: Correlator) -> Hashable:

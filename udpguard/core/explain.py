@@ -83,6 +83,11 @@ def _cause(facts: TimeoutFacts) -> str:
             f"{_came([likeliest])} instead:\n"
             f'if that is the same server, pass reply_from=("{likeliest.peer.host}", {likeliest.peer.port})'
         )
+    return _silence(facts)
+
+
+def _silence(facts: TimeoutFacts) -> str:
+    """What may be the cause where nothing came."""
     if facts.heard:
         return "it was acknowledged, but its answer never came"
     if facts.untried:

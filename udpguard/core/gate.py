@@ -22,7 +22,7 @@ class Gate(Generic[T]):
     __slots__ = ("_queue", "free")
 
     def __init__(self, places: int) -> None:
-        self.free = places
+        self.free: int = places
         self._queue: OrderedDict[T, None] | None = None
 
     def enter(self) -> bool:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
-from udpguard.core.address import Wire, host_token
+from udpguard.core.address import Token, Wire, covers, host_token
 from udpguard.core.correlation import Slot
 from udpguard.core.verdict import Reason
 
@@ -69,22 +69,30 @@ Passed = tuple[float, Wire, bytes]
 class Passers:
     """The latest datagrams that were not delivered: a bounded log, read only when a request times out."""
 
-    __slots__ = ("_by_host", "_by_port", "_log", "_times")
+    __slots__ = ("_by_host", "_by_port", "_by_token", "_log", "_times")
 
     def __init__(self, size: int = _STRANGERS) -> None:
         self._log: deque[Passed] = deque(maxlen=size)
         self._times: dict[Wire, tuple[list[float], bytes]] | None = None
         self._by_host: dict[bytes, list[Wire]] = {}
         self._by_port: dict[bytes, list[Wire]] = {}
+        self._by_token: dict[Token, list[Wire]] = {}
 
     def add(self, data: bytes, wire: Wire, now: float) -> None:
         """Note a datagram."""
         self._log.append((now, wire, data[:_SAMPLE]))
         self._times = None
 
-    def seen(self, since: float) -> dict[Wire, tuple[int, bytes]]:
-        """From where datagrams came since then: how many, and the latest one's first bytes."""
-        return self._counted(self._index(), since)
+    def covered(self, tokens: Iterable[Token], since: float) -> dict[Wire, tuple[int, bytes]]:
+        """What came since then from these sources: how many from whom, and the latest one's first bytes."""
+        index = self._index()
+        found: dict[Wire, None] = {}
+        for token in tokens:
+            wires = self._by_token.get(token)
+            if wires is None:
+                wires = self._by_token[token] = [wire for wire in index if covers(token, wire)][:_MOST_TOLD]
+            found.update(dict.fromkeys(wires))
+        return self._counted(found, since)
 
     def resembling(self, wires: Iterable[Wire], since: float) -> dict[Wire, tuple[int, bytes]]:
         """The same of those who share the host or the port of one of these; the eight busiest of each."""
@@ -115,7 +123,7 @@ class Passers:
             stamps = [] if earlier is None else earlier[0]
             stamps.append(when)
             times[wire] = (stamps, sample)
-        self._by_host, self._by_port = {}, {}
+        self._by_host, self._by_port, self._by_token = {}, {}, {}
         for wire in sorted(times, key=lambda wire: -len(times[wire][0])):
             for index, token in ((self._by_host, host_token(wire)), (self._by_port, wire[:2])):
                 told = index.setdefault(token, [])

@@ -30,7 +30,6 @@ from weakref import WeakValueDictionary
 
 from udpguard._errors import DuplicateTransactionError
 from udpguard.core.address import (
-    IPV4_WIRE,
     IPV6_WIRE,
     Token,
     Wire,
@@ -53,7 +52,6 @@ Batch = Sequence[tuple[bytes, Wire]]
 """Datagrams as one drain of a socket read them: payload and source."""
 
 _IDLE_SOURCES: Final = 65_536
-_MISSES: Final = 64
 _MOST_NEAR_MISSES: Final = 16
 
 
@@ -72,7 +70,7 @@ class Registry:
 
     def __init__(self, limits: Limits, random_bits: RandomBits) -> None:
         self.limits = limits
-        self.counters = Counters()
+        self.counters: Counters = Counters()
         self.timetable: Timetable[Entry, Details] = Timetable()
         self.wants_unexpected = False
         self.unexpected: list[Unexpected] = []
@@ -89,6 +87,7 @@ class Registry:
         self._listening = 0
         self._ended = Ended()
         self._strangers = Passers()
+        self._rejected = Passers()
         self._shapes = Shapes()
         self._books: WeakValueDictionary[object, Book] = WeakValueDictionary()
         self._keyless_book = Book(0, None)
@@ -400,6 +399,7 @@ class Registry:
             self._strangers.add(data, wire, now)
         elif reason is Reason.REJECTED:
             counters.rejected += 1
+            self._rejected.add(data, wire, now)
         elif reason is Reason.LATE:
             counters.late += 1
         else:
@@ -443,9 +443,6 @@ class Registry:
         # 4: something pending covers it
         for source in sources:
             if source.live:
-                if source.misses is None:
-                    source.misses = Passers(_MISSES)
-                source.misses.add(offer.data, offer.wire, offer.now)
                 return Reason.REJECTED
         # 5: without a key, what is over
         for source in sources:
@@ -508,9 +505,6 @@ class Registry:
                 return True
             if decision is Decision.REFUSE:
                 offer.refused = True
-                if more.refused is None:
-                    more.refused = Passers(_MISSES)
-                more.refused.add(offer.data, offer.wire, now)
                 return False
         if peer is not None:
             peer.matched += 1
@@ -568,20 +562,12 @@ class Registry:
 
     def near_misses(self, entry: Entry, wires: Iterable[Wire]) -> list[NearMiss]:
         """What came while it waited and was not its answer: what was refused, then strangers that resemble these."""
-        found: dict[tuple[Wire, Reason], NearMiss] = {}
-        logs = [] if entry.more is None or entry.more.refused is None else [entry.more.refused]
-        for slot in entry.slots():
-            source = self._sources.get(slot[0])
-            if source is not None and source.misses is not None and source.misses not in logs:
-                logs.append(source.misses)
-        for log in logs:
-            for wire, (count, data) in log.seen(entry.began).items():
-                earlier = found.get((wire, Reason.REJECTED))
-                total = count + (earlier.count if earlier else 0)
-                found[wire, Reason.REJECTED] = NearMiss(peer_of(wire), Reason.REJECTED, total, data)
-        for wire, (count, data) in self._strangers.resembling(wires, entry.began).items():
-            found[wire, Reason.UNKNOWN_PEER] = NearMiss(peer_of(wire), Reason.UNKNOWN_PEER, count, data)
-        return list(found.values())[:_MOST_NEAR_MISSES]
+        tokens = dict.fromkeys(slot[0] for slot in entry.slots())
+        refused = self._rejected.covered(tokens, entry.began)
+        strangers = self._strangers.resembling(wires, entry.began)
+        found = [NearMiss(peer_of(wire), Reason.REJECTED, *told) for wire, told in refused.items()]
+        found += [NearMiss(peer_of(wire), Reason.UNKNOWN_PEER, *told) for wire, told in strangers.items()]
+        return found[:_MOST_NEAR_MISSES]
 
     def close(self, now: float) -> list[Entry]:
         """End everything; what was going on is returned."""

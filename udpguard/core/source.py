@@ -11,7 +11,6 @@ from udpguard.core.address import Peer, Token
 from udpguard.core.correlation import Book, Slot
 from udpguard.core.gate import Gate
 from udpguard.core.ids import IdPool
-from udpguard.core.memory import Passers
 from udpguard.core.retransmission import backed_off, retransmission_timeout, smoothed
 from udpguard.core.statistics import PeerStatistics
 from udpguard.core.verdict import Decision, Reply
@@ -50,7 +49,6 @@ class Details:
         "label",
         "objection",
         "queued",
-        "refused",
         "sends",
         "slots",
         "step_at",
@@ -59,8 +57,8 @@ class Details:
     )
 
     def __init__(self, accept: Accept | None = None, *, asks: bool = False) -> None:
-        self.accept = accept
-        self.asks = asks
+        self.accept: Accept | None = accept
+        self.asks: bool = asks
         """Whether udpguard itself sends the question: nothing can be its answer before that."""
         self.slots: list[Slot] = []
         """The slots it is pending in besides its first."""
@@ -71,12 +69,10 @@ class Details:
         """The gates in which it has a place."""
         self.queued: list[Gate[Entry]] = []
         """The gates at which it waits for one."""
-        self.attempts = 0
-        self.heard = False
+        self.attempts: int = 0
+        self.heard: bool = False
         """Whether a provisional reply came."""
-        self.step_at = math.inf
-        self.refused: Passers | None = None
-        """What came from the right place and `accept` refused."""
+        self.step_at: float = math.inf
         self.objection: BaseException | None = None
         """The latest exception in `accept`."""
         self.label: str | None = None
@@ -110,16 +106,16 @@ class Entry:
     )
 
     def __init__(self, future: object, began: float, timeout: float, more: Details | None, *, plain: bool) -> None:
-        self.future = future
-        self.began = began
-        self.timeout = timeout
-        self.deadline = began + timeout
-        self.more = more
-        self.plain = plain
+        self.future: object = future
+        self.began: float = began
+        self.timeout: float = timeout
+        self.deadline: float = began + timeout
+        self.more: Details | None = more
+        self.plain: bool = plain
         """Whether the caller wants the reply's bytes alone."""
-        self.ended = False
-        self.listens = False
-        self.roomy = False
+        self.ended: bool = False
+        self.listens: bool = False
+        self.roomy: bool = False
         """Whether it holds one of `Limits.pending`."""
         self.turn: Gate[Entry] | None = None
         """The turn it holds, where it has no `more`."""
@@ -148,7 +144,6 @@ class Source:
         "keyless",
         "live",
         "matched",
-        "misses",
         "pools",
         "rttvar",
         "sent",
@@ -160,23 +155,21 @@ class Source:
     )
 
     def __init__(self, token: Token) -> None:
-        self.token = token
-        self.live = 0
+        self.token: Token = token
+        self.live: int = 0
         """How many are pending here."""
         self.books: tuple[Book, ...] = ()
         """The books of those that are, or were, pending here; the one with the longest key first."""
         self.keyless: Entry | OrderedDict[Entry, None] | None = None
         self.turn: Gate[Entry] | None = None
         self.pools: dict[int, IdPool] | None = None
-        self.misses: Passers | None = None
-        """What came from here with a wrong key or none."""
-        self.used = 0
+        self.used: int = 0
         self.srtt: float | None = None
-        self.rttvar = 0.0
-        self.backoff = 1
-        self.sent = 0
-        self.matched = 0
-        self.timed_out = 0
+        self.rttvar: float = 0.0
+        self.backoff: int = 1
+        self.sent: int = 0
+        self.matched: int = 0
+        self.timed_out: int = 0
 
     @property
     def is_idle(self) -> bool:

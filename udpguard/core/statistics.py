@@ -89,9 +89,19 @@ class Counters:
     )
 
     def __init__(self) -> None:
-        self.received = self.matched = self.duplicate = self.late = self.rejected = self.unknown_peer = 0
-        self.sent = self.retransmitted = self.send_errors = self.hook_errors = 0
-        self.timed_out = self.unreachable = self.cancelled = 0
+        self.received: int = 0
+        self.matched: int = 0
+        self.duplicate: int = 0
+        self.late: int = 0
+        self.rejected: int = 0
+        self.unknown_peer: int = 0
+        self.sent: int = 0
+        self.retransmitted: int = 0
+        self.timed_out: int = 0
+        self.unreachable: int = 0
+        self.cancelled: int = 0
+        self.send_errors: int = 0
+        self.hook_errors: int = 0
 
     def snapshot(self, *, pending: int, waiting: int) -> Statistics:
         """What they show now."""
