@@ -24,11 +24,11 @@ from udpguard.core.statistics import PeerStatistics, Statistics
 from udpguard.core.verdict import Decision, NearMiss, Reason, Reply, Unexpected
 
 __all__ = [
-    "DEFAULT",
     "AdaptiveRetry",
     "Address",
     "Client",
     "Correlator",
+    "DEFAULT",
     "DatagramTooLargeError",
     "Decision",
     "Default",

@@ -95,7 +95,7 @@ class Guard:
         self.channels: list[Channel] = []
         self.loop: asyncio.AbstractEventLoop | None = None
         self.clock: Callable[[], float] = time.monotonic
-        self.closed = False
+        self.closed: bool = False
         self._paused: set[object] = set()
         self.writable: Gate[Entry] = Gate(0)
         """Those who wait until the sockets take datagrams again stand at this gate."""

@@ -26,7 +26,7 @@ class Shapes:
     __slots__ = ("_lengths4", "_lengths6", "_live", "_used", "any")
 
     def __init__(self) -> None:
-        self.any = False
+        self.any: bool = False
         self._live: dict[tuple[int, int], int] = {}
         self._used: dict[tuple[int, int], float] = {}
         self._lengths4: list[int] = []

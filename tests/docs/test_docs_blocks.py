@@ -1,0 +1,89 @@
+"""The code in README and docs runs as it is printed, and the reference names all that is public."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import udpguard
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^ *```(\w+)(?: file=(\S+))?\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+# What differs from run to run: ports, and times below a second.
+VARYING = re.compile(r"(?<=127\.0\.0\.1:)\d+|(?<=\"127\.0\.0\.1\", )\d+")
+
+
+def programs() -> list[object]:
+    found = []
+    for page in PAGES:
+        blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
+        files = {name: code for language, name, code in blocks if language == "python" and name}
+        for number, (language, name, code) in enumerate(blocks):
+            if language == "python" and not name:
+                following = blocks[number + 1] if number + 1 < len(blocks) else ("", "", "")
+                output = following[2] if following[0] == "text" else None
+                found.append(pytest.param(files, code, output, id=f"{page.name}-{number}"))
+    return found
+
+
+@pytest.mark.parametrize(("files", "code", "output"), programs())
+def test_a_printed_program_runs_and_prints_what_the_page_says(
+    files: dict[str, str], code: str, output: str | None, tmp_path: Path
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / "program.py").write_text(code, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "program.py"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    if output is not None:
+        assert VARYING.sub("PORT", done.stdout) == VARYING.sub("PORT", output)
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    missing = [name for name in udpguard.__all__ if f"`{name}" not in text]
+    assert not missing
+
+
+def test_every_public_method_is_in_the_reference() -> None:
+    text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    missing = [
+        f"{owner.__name__}.{name}"
+        for owner in (udpguard.Client, udpguard.Endpoint, udpguard.Expectation)
+        for name, _ in inspect.getmembers(owner)
+        if not name.startswith("_") and f"{name}(" not in text and f"`{name}`" not in text
+    ]
+    assert not missing
+
+
+def test_public_names_are_sorted_and_show_where_users_find_them() -> None:
+    assert list(udpguard.__all__) == sorted(udpguard.__all__)
+    for name in udpguard.__all__:
+        value = getattr(udpguard, name)
+        if inspect.isclass(value) or inspect.isfunction(value):
+            assert value.__module__ == "udpguard", name
+            assert value.__doc__, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
