@@ -12,6 +12,7 @@ from typing_extensions import Self, override
 
 from udpguard._client import Client, Settings, checked_quota
 from udpguard._errors import InvalidAddressError
+from udpguard._platform.portable import is_dual_stack
 from udpguard._platform.sockets import bound_socket, check_users_socket, local_wire, open_sockets, prepare
 from udpguard._protocol import Guard, GuardProtocol, UnexpectedHook, check_correlator, literal
 from udpguard._resolve import Resolver
@@ -149,7 +150,8 @@ class EndpointOpener:
             for sock in sockets:
                 sock.close()
             raise
-        family = self._family if len(sockets) > 1 else sockets[0].family
+        one_family = len(sockets) == 1 and not is_dual_stack(sockets[0])
+        family = sockets[0].family if one_family else socket.AF_UNSPEC
         return Endpoint(
             guard,
             Resolver(loop, family),

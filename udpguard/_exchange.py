@@ -28,7 +28,7 @@ from udpguard._errors import (
     InvalidAddressError,
     PeerUnreachableError,
 )
-from udpguard._protocol import Guard
+from udpguard._protocol import Guard, request_key
 from udpguard._resolve import Answer, Resolver
 from udpguard._sending import check_size, checked_data, sending_error
 from udpguard._transport import Channel
@@ -98,6 +98,10 @@ class _BusyError(Exception):
         super().__init__()
         self.gate = gate
         self.reason = reason
+
+
+class _EndedError(Exception):
+    """The data function, or the correlator, ended the request itself: cancelled it, or closed the endpoint."""
 
 
 class Exchange(Details):
@@ -196,9 +200,10 @@ class Exchange(Details):
         self._unresolved = len(names)
         self._name_it([address for address, _ in addresses])
         if isinstance(self._data, bytes):
-            self._key = self._key_in(self._data)
+            self._key = request_key(self._correlator, self._data)
         if self._policy is not None:
             self._draw(self._policy)
+        guard.check_loop()  # request_key and the policy are foreign code, which may have closed it
         movable = timeout is None and bool(names)
         self._fixed_end = not movable
         entry = Entry(future, guard.clock(), sum(self._waits) if timeout is None else timeout, self, plain=plain)
@@ -276,6 +281,8 @@ class Exchange(Details):
         registry.stop_waiting(entry, self)
         try:
             self._attempt()
+        except _EndedError:
+            return
         except BaseException as error:
             self._guard.fail(entry, error)
             if not isinstance(error, Exception):
@@ -416,19 +423,12 @@ class Exchange(Details):
                 check_size(self._data, target.wire)
             return target.payload or self._data, self._key
         payload = checked_data(self._data(self.attempts), what="what the data function returns")
+        key = request_key(self._correlator, payload)
+        if self._entry.ended:
+            raise _EndedError
         check_size(payload, target.wire)
         target.payload = None
-        return payload, self._key_in(payload)
-
-    def _key_in(self, payload: bytes) -> object:
-        if self._correlator is None:
-            return None
-        key = self._correlator.request_key(payload)
-        try:
-            hash(key)
-        except TypeError as error:
-            raise TypeError(f"{type(self._correlator).__name__}.request_key gave a key that can't be hashed") from error
-        return key
+        return payload, key
 
     def _take_turn(self, target: Target, key: object, taken: list[Gate[Entry]]) -> None:
         """Take the places that a request to this target needs before it may be sent.

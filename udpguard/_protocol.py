@@ -14,7 +14,7 @@ import math
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Final, TypeAlias, cast
 
 from typing_extensions import override
@@ -223,7 +223,9 @@ class Guard:
         if self._paused or registry.room.free <= 0 or len(data) > _FITS_EVERYWHERE:
             return None
         channel = self.channel_for(wire, wire)
-        key = None if correlator is None else correlator.request_key(data)
+        key = request_key(correlator, data)
+        if self.closed:  # by request_key, which is foreign code
+            return None
         now = self.clock()
         entry = Entry(future, now, timeout, None, plain=plain)
         if key is None:
@@ -285,7 +287,7 @@ class Guard:
 
     def go_on(self, entry: Entry) -> None:
         """Let an exchange take its next step."""
-        self.registry.woken.append(entry)
+        self.registry.wake(entry)
         self._pump()
 
     async def until_writable(self) -> None:
@@ -310,10 +312,12 @@ class Guard:
         settled = self.registry.receive_batch(batch, self.clock())
         for one in settled:
             settle(one)
-        if self.registry.unexpected:
-            self._tell()
-        if self.registry.woken:
-            self._pump()
+        try:
+            if self.registry.unexpected:
+                self._tell()
+        finally:
+            if self.registry.woken:
+                self._pump()
         if self.registry.interrupt is not None:
             interrupt, self.registry.interrupt = self.registry.interrupt, None
             raise interrupt
@@ -364,7 +368,9 @@ class Guard:
         try:
             while self.registry.woken:
                 entry = self.registry.woken.popleft()
-                if entry.more is not None and not entry.ended:
+                assert entry.more is not None
+                entry.more.woken = False
+                if not entry.ended:
                     entry.more.step()
         finally:
             self._pumping = False
@@ -631,6 +637,25 @@ def literal(addr: object) -> Wire:
     if refusal is not None:
         raise InvalidAddressError(refusal, address=addr)
     return wire
+
+
+def request_key(correlator: Correlator | None, data: bytes) -> Hashable | None:
+    """The key in a request.
+
+    Raises:
+        TypeError: It can't be hashed. What the correlator raises is raised, too.
+    """
+    if correlator is None:
+        return None
+    key = correlator.request_key(data)
+    try:
+        hash(key)
+    except TypeError:
+        raise TypeError(
+            f"{type(correlator).__name__}.request_key gave {key!r:.60}, which can't be hashed: "
+            f"give bytes, a number or a tuple of such"
+        ) from None
+    return key
 
 
 def check_correlator(correlate: object) -> Correlator | None:

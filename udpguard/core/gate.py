@@ -53,8 +53,3 @@ class Gate(Generic[T]):
     def first(self) -> T | None:
         """Take the first out of the queue without a place; None where nobody waits."""
         return self._queue.popitem(last=False)[0] if self._queue else None
-
-    @property
-    def has_queue(self) -> bool:
-        """Whether anybody waits."""
-        return bool(self._queue)

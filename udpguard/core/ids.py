@@ -79,6 +79,11 @@ class IdPool:
         if self._queue is not None:
             self._queue.append(int.from_bytes(key, "big"))
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no id is in use, or about to be."""
+        return self.gate.free == 1 << self._bits
+
     def _slot(self, number: int) -> Slot:
         return (self._token, self._book, number.to_bytes(self._length, "big"))
 

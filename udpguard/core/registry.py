@@ -285,7 +285,13 @@ class Registry:
         successor = gate.leave()
         if successor is not None and successor.more is not None:
             successor.more.held.append(gate)
-            self.woken.append(successor)
+            self.wake(successor)
+
+    def wake(self, entry: Entry) -> None:
+        """Let an exchange go on; once, however many things it waited for are free."""
+        if entry.more is not None and not entry.more.woken:
+            entry.more.woken = True
+            self.woken.append(entry)
 
     def _drop_slot(self, entry: Entry, slot: Slot, mark: Mark) -> None:
         source = self._sources[slot[0]]

@@ -54,6 +54,7 @@ class Details:
         "step_at",
         "untried",
         "waits_for",
+        "woken",
     )
 
     def __init__(self, accept: Accept | None = None, *, asks: bool = False) -> None:
@@ -80,6 +81,8 @@ class Details:
         self.waits_for: str | None = None
         """A key of `explain.WAITED_FOR`."""
         self.untried: Sequence[Peer] = ()
+        self.woken: bool = False
+        """Whether it is about to go on."""
 
     def step(self) -> None:
         """Go on: it is time for the next attempt, or what it waited for is free."""
@@ -176,7 +179,7 @@ class Source:
         """Whether nobody would miss it."""
         if self.live or (self.turn is not None and not self.turn.free):
             return False
-        return not self.pools or not any(pool.gate.has_queue for pool in self.pools.values())
+        return not self.pools or all(pool.is_idle for pool in self.pools.values())
 
     def know(self, book: Book) -> None:
         """Remember that replies from here may carry keys of this book."""
