@@ -302,20 +302,20 @@ class Endpoint(Client):
     @override
     def __repr__(self) -> str:
         where = ", ".join(map(str, self._local))
-        return f"<udpguard.Endpoint {where}{' closed' if self._guard.closed else ''}>"
+        return f"<udpguard.Endpoint {where}{' (closed)' if self._guard.closed else ''}>"
 
     def __del__(self) -> None:
         guard = getattr(self, "_guard", None)
         if guard is None or guard.closed:
             return
-        warnings.warn(
-            f"{self!r} was never closed: use `async with udpguard.open_endpoint() as endpoint`, or close() it",
-            ResourceWarning,
-            source=self,
-            stacklevel=2,
-        )
         # Its loop may be closed already, and then takes no calls.
         with contextlib.suppress(RuntimeError):
             for channel in guard.channels:
                 channel.abort()
             guard.close()
+        warnings.warn(
+            f"the endpoint at {', '.join(map(str, self._local))} was never closed: use `async with udpguard.open_endpoint() as endpoint`, or close() it",
+            ResourceWarning,
+            source=self,
+            stacklevel=2,
+        )

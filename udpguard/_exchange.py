@@ -278,6 +278,9 @@ class Exchange(Details):
         entry, registry = self._entry, self._guard.registry
         if entry.ended or self.heard:
             return
+        if self._guard.is_abandoned(entry):
+            self._guard.withdraw(entry)
+            return
         registry.stop_waiting(entry, self)
         try:
             self._attempt()
@@ -323,7 +326,9 @@ class Exchange(Details):
         """Give back places that it was granted with targets that it did not ask after all."""
         registry = self._guard.registry
         used = [gate for target in self._targets if target.sent for gate in target.gates]
-        for gate in [gate for gate in self.held if gate is not registry.room and gate not in used]:
+        if self.attempts:
+            used.append(registry.room)
+        for gate in [gate for gate in self.held if gate not in used]:
             registry.leave(self, gate)
 
     def _plan_next(self) -> None:
@@ -338,6 +343,8 @@ class Exchange(Details):
     def _pass_over(self, busy: list[_BusyError]) -> None:
         """Wait until one of the targets that are busy can be asked."""
         self.waits_for = busy[0].reason
+        # Who waits for one place must not hold another: two that need the same two would wait for each other.
+        self._leave_unused()
         if self.attempts or any(obstacle.gate is None for obstacle in busy):
             self._step_in(_NEXT_ADDRESS if self.attempts else _ID_AGAIN)
             return

@@ -275,6 +275,10 @@ class Guard:
         if self.registry.withdraw(entry, self.clock()):
             self._pump()
 
+    def is_abandoned(self, entry: Entry) -> bool:
+        """Whether its caller was cancelled, and will withdraw it when its task gets to run."""
+        return cast("asyncio.Future[object]", entry.future).done()
+
     def fail(self, entry: Entry, error: BaseException) -> None:
         """End an exchange with an error for its caller."""
         if entry.ended:
@@ -287,7 +291,8 @@ class Guard:
 
     def go_on(self, entry: Entry) -> None:
         """Let an exchange take its next step."""
-        self.registry.wake(entry)
+        if entry.more is not None:
+            self.registry.wake(entry.more)
         self._pump()
 
     async def until_writable(self) -> None:
@@ -367,13 +372,13 @@ class Guard:
         self._pumping = True
         try:
             while self.registry.woken:
-                entry = self.registry.woken.popleft()
-                assert entry.more is not None
-                entry.more.woken = False
-                if not entry.ended:
-                    entry.more.step()
+                more = self.registry.woken.popleft()
+                more.woken = False
+                more.step()
         finally:
             self._pumping = False
+            if self.registry.woken and self.loop is not None:  # one of them raised what ends programs
+                self.loop.call_soon(self._pump)
 
     # -------------------------------------------------------------------------------------------------- time
 
@@ -390,18 +395,24 @@ class Guard:
         stalled = self.clock() - self._timer_at
         self._timer = None
         self._timer_at = math.inf
-        # A reply that lies in the socket already is in time, however late the loop gets to read it.
-        for channel in self.channels:
-            channel.catch_up()
-        if self.closed:
-            return
+        try:
+            # A reply that lies in the socket already is in time, however late the loop gets to read it.
+            for channel in self.channels:
+                channel.catch_up()
+        finally:
+            if not self.closed:
+                self._fall_due(stalled)
+
+    def _fall_due(self, stalled: float) -> None:
         now = self.clock()
         for entry in self.registry.expire(now):
             settle_error(entry, self._timed_out(entry, stalled))
         for more in self.registry.timetable.steps(now):
-            more.step()
-        self._pump()
-        self.due_at(self.registry.timetable.next_due())
+            self.registry.wake(more)
+        try:
+            self._pump()
+        finally:
+            self.due_at(self.registry.timetable.next_due())
 
     def _timed_out(self, entry: Entry, stalled: float) -> ReplyTimeoutError:
         more = entry.more or Details()

@@ -75,7 +75,7 @@ class Registry:
         self.wants_unexpected = False
         self.unexpected: list[Unexpected] = []
         """What the hook is to be told, where there is one."""
-        self.woken: deque[Entry] = deque()
+        self.woken: deque[Details] = deque()
         """Those who waited and may go on."""
         self.interrupt: BaseException | None = None
         """A KeyboardInterrupt or SystemExit out of `accept`, to be raised when the batch is done."""
@@ -285,13 +285,13 @@ class Registry:
         successor = gate.leave()
         if successor is not None and successor.more is not None:
             successor.more.held.append(gate)
-            self.wake(successor)
+            self.wake(successor.more)
 
-    def wake(self, entry: Entry) -> None:
+    def wake(self, more: Details) -> None:
         """Let an exchange go on; once, however many things it waited for are free."""
-        if entry.more is not None and not entry.more.woken:
-            entry.more.woken = True
-            self.woken.append(entry)
+        if not more.woken:
+            more.woken = True
+            self.woken.append(more)
 
     def _drop_slot(self, entry: Entry, slot: Slot, mark: Mark) -> None:
         source = self._sources[slot[0]]
@@ -346,41 +346,39 @@ class Registry:
         for data, wire in batch:
             source = self._sources.get(wire)
             if self._shapes.any or (len(wire) == IPV6_WIRE and has_scope(wire)):
-                reason = self._judge(data, wire, self._covering(wire), now, settled)
+                reason = self._judge(data, wire, self._covering(wire), None, now, settled)
             elif source is None:
                 reason = Reason.UNKNOWN_PEER
-            elif self._is_plain_answer(data, wire, source, now, settled):
-                reason = None
             else:
-                reason = self._judge(data, wire, [source], now, settled)
+                reason = self._judge_plain(data, wire, source, now, settled)
             if reason is None:
                 counters.matched += 1
             else:
                 self._count(reason, data, wire, now)
         return settled
 
-    def _is_plain_answer(self, data: bytes, wire: Wire, source: Source, now: float, settled: list[Settled]) -> bool:
-        """Settle the most common of all cases without a detour: a peer of one book, and an exchange without extras.
+    def _judge_plain(
+        self, data: bytes, wire: Wire, source: Source, now: float, settled: list[Settled]
+    ) -> Reason | None:
+        """The verdict where only this peer's own record can cover it, and mostly a reply without extras is what came.
 
         It gives no verdict that `_judge` would not give as well.
         """
         books = source.books
+        keys: list[tuple[int, object]] | None = None
+        entry: Entry | OrderedDict[Entry, None] | None = None
         if not books:
+            keys = []
             entry = source.keyless
-            if not isinstance(entry, Entry):
-                return False
         elif len(books) == 1:
             number, key = books[0].number, self._key(books[0], data)
-            found = self._pending.get((wire, number, key)) if key is not None else None
-            if found is None:
-                return False
-            entry = found
-        else:
-            return False
-        if entry.more is not None:
-            return False
-        self._answer(entry, data, wire, now, settled)
-        return True
+            keys = [(number, key)]
+            if key is not None:
+                entry = self._pending.get((wire, number, key))
+        if isinstance(entry, Entry) and entry.more is None:
+            self._answer(entry, data, wire, now, settled)
+            return None
+        return self._judge(data, wire, [source], keys, now, settled)
 
     def _answer(self, entry: Entry, data: bytes, wire: Wire, now: float, settled: list[Settled]) -> None:
         """Settle an exchange without extras."""
@@ -414,10 +412,17 @@ class Registry:
             self.unexpected.append(Unexpected(data, peer_of(wire), reason))
 
     def _judge(
-        self, data: bytes, wire: Wire, sources: list[Source], now: float, settled: list[Settled]
+        self,
+        data: bytes,
+        wire: Wire,
+        sources: list[Source],
+        keys: list[tuple[int, object]] | None,
+        now: float,
+        settled: list[Settled],
     ) -> Reason | None:
         """The verdict on a datagram that these sources, the most specific first, may cover; None: matched."""
-        keys = self._keys(sources, data)
+        if keys is None:
+            keys = self._keys(sources, data)
         offer = _Offer(data, wire, now, settled)
         # 1: by key, what is pending
         for source in sources:
