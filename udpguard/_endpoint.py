@@ -313,8 +313,10 @@ class Endpoint(Client):
             for channel in guard.channels:
                 channel.abort()
             guard.close()
+        where = ", ".join(map(str, self._local))
         warnings.warn(
-            f"the endpoint at {', '.join(map(str, self._local))} was never closed: use `async with udpguard.open_endpoint() as endpoint`, or close() it",
+            f"the endpoint at {where} was never closed: "
+            f"use `async with udpguard.open_endpoint() as endpoint`, or close() it",
             ResourceWarning,
             source=self,
             stacklevel=2,
