@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING, Final
 
 from udpguard.core.address import Token
@@ -49,14 +49,21 @@ class IdPool:
         self.gate: Gate[Entry] = Gate(1 << self._bits)
         """Has a place for each id: who needs one that is in use waits there."""
 
-    def take(self, pending: Container[Slot], lately: Container[Slot], now: float) -> Slot | None:
-        """A slot whose key is an id to use; None where callers' own ids leave none.
+    def take(
+        self, pending: Container[Slot], lately: Container[Slot], now: float, others: Sequence[Token] = ()
+    ) -> Slot | None:
+        """A slot whose key is an id to use; None where callers' own ids, or other peers', leave none.
 
         Args:
             pending: The slots in use now.
             lately: Those used a short while ago.
             now: The time in seconds.
+            others: Further sources that the reply may come from, where the id must be free as well.
         """
+
+        def is_free(slot: Slot) -> bool:
+            return slot not in pending and all((token, slot[1], slot[2]) not in pending for token in others)
+
         slot: Slot | None
         if self._queue is not None and now - self._taken_at > _LATELY:
             self._queue = None
@@ -64,13 +71,13 @@ class IdPool:
             # Of 2**24 or more ids at least 15 in 16 can be used again: there a failure is the dice's.
             for _ in range(_TRIES if self._bits <= _LARGEST_QUEUE else 1_000):
                 slot = self._slot(self._random_bits(self._bits))
-                if slot not in pending and slot not in lately:
+                if slot not in lately and is_free(slot):
                     break
             else:
-                self._queue = self._fill(pending, lately)
-                slot = self._oldest(self._queue, pending)
+                self._queue = self._fill(lately, is_free)
+                slot = self._oldest(self._queue, is_free)
         else:
-            slot = self._oldest(self._queue, pending)
+            slot = self._oldest(self._queue, is_free)
         self._taken_at = now
         return slot
 
@@ -87,21 +94,21 @@ class IdPool:
     def _slot(self, number: int) -> Slot:
         return (self._token, self._book, number.to_bytes(self._length, "big"))
 
-    def _oldest(self, queue: deque[int], pending: Container[Slot]) -> Slot | None:
+    def _oldest(self, queue: deque[int], is_free: Callable[[Slot], bool]) -> Slot | None:
         for _ in range(len(queue)):
             number = queue.popleft()
             slot = self._slot(number)
-            if slot not in pending:
+            if is_free(slot):
                 return slot
-            queue.append(number)  # in use by a client that assigns none: the pool will not be told when it is free
+            queue.append(number)  # in use elsewhere: the pool will not be told when it is free
         return None
 
-    def _fill(self, pending: Container[Slot], lately: Container[Slot]) -> deque[int]:
+    def _fill(self, lately: Container[Slot], is_free: Callable[[Slot], bool]) -> deque[int]:
         fresh: list[int] = []
         used: list[int] = []
         for number in range(1 << min(self._bits, _LARGEST_QUEUE)):
             slot = self._slot(number)
-            if slot not in pending:
+            if is_free(slot):
                 (used if slot in lately else fresh).append(number)
         self._shuffle(fresh)
         self._shuffle(used)

@@ -214,15 +214,7 @@ class Registry:
 
     def assign(self, pool: IdPool, tokens: Sequence[Token], now: float) -> Slot | None:
         """Pick an id that is free in all the slots it will be expected in; None where none is."""
-        taken: list[Slot] = []
-        while (slot := pool.take(self._pending, self._ended, now)) is not None:
-            if all((token, slot[1], slot[2]) not in self._pending for token in tokens[1:]):
-                break
-            taken.append(slot)
-        for other in taken:
-            assert isinstance(other[2], bytes)
-            pool.release(other[2])
-        return slot
+        return pool.take(self._pending, self._ended, now, tokens[1:])
 
     def withdraw(self, entry: Entry, now: float) -> bool:
         """End an exchange that its caller gave up; whether it was still going on."""
@@ -502,6 +494,8 @@ class Registry:
         sent = more.sends.get(slot)
         if sent is None and more.asks:
             return False  # it waits for the socket: what comes before the question is no answer
+        if entry in offer.refused:
+            return False
         data, rtt, peer = offer.data, None, entry.source
         if sent is not None:
             peer = sent.peer
@@ -515,7 +509,7 @@ class Registry:
                 offer.reason = self._ended.reason(slot, now) or Reason.REJECTED
                 return True
             if decision is Decision.REFUSE:
-                offer.refused = True
+                offer.refused.append(entry)
                 return False
         if peer is not None:
             peer.matched += 1
@@ -609,7 +603,8 @@ class _Offer:
         self.wire = wire
         self.now = now
         self.settled = settled
-        self.refused = False
+        self.refused: list[Entry] = []
+        """Those whose `accept` refused it; each is asked once, in however many of its slots the datagram falls."""
         self.reason: Reason | None = None
 
 
