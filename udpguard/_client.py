@@ -11,10 +11,10 @@ from typing import Final, NamedTuple, TypeAlias, cast
 from typing_extensions import Buffer, Self, TypeIs
 
 from udpguard._errors import InvalidAddressError
-from udpguard._exchange import Data, Exchange, Quota
+from udpguard._exchange import Data, Exchange, Outgoing, Quota, send_now
 from udpguard._protocol import Guard, ReplyFuture, check_correlator, literal
 from udpguard._resolve import Answer, Resolver
-from udpguard._sending import check_size, checked_data, sending_error
+from udpguard._sending import check_size, checked_data
 from udpguard.core.address import (
     Address,
     HostName,
@@ -348,16 +348,14 @@ class Client:
             raise InvalidAddressError(refusal, address=addr)
         channel = self._guard.channel_for(wire, addr)
         check_size(payload, wire)
-        counters = self._guard.registry.counters
-        async with self._guard.sending:
-            try:
-                while self._guard.paused or not channel.transmit(payload, wire):
-                    await self._guard.until_writable()
-            except OSError as error:
-                counters.send_errors += 1
-                raise sending_error(error, payload, wire) from error
-        counters.sent += 1
-        self._guard.registry.source(wire).sent += 1
+        if self._guard.takes(None) and send_now(self._guard, channel, wire, payload):
+            return
+        entry = Outgoing(self._guard, channel, wire, payload).begin(asyncio.get_running_loop().create_future())
+        try:
+            await cast("asyncio.Future[None]", entry.future)
+        except (asyncio.CancelledError, GeneratorExit):
+            self._guard.withdraw(entry)
+            raise
 
     # ------------------------------------------------------------------------------------------------- names
 

@@ -100,6 +100,75 @@ class _BusyError(Exception):
         self.reason = reason
 
 
+class Outgoing(Details):
+    """A datagram to which no reply is expected, while it waits for the socket.
+
+    Args:
+        guard: Where it waits.
+        channel: What it leaves through.
+        wire: Whom it is for.
+        data: Its payload.
+    """
+
+    __slots__ = ("_channel", "_data", "_entry", "_guard", "_wire")
+
+    def __init__(self, guard: Guard, channel: Channel, wire: Wire, data: bytes) -> None:
+        super().__init__(asks=True)
+        self._guard = guard
+        self._channel = channel
+        self._wire = wire
+        self._data = data
+        self._entry: Entry
+
+    def begin(self, future: object) -> Entry:
+        """Wait for the socket, behind those who wait already."""
+        guard = self._guard
+        self._entry = Entry(future, guard.clock(), math.inf, self, plain=True)
+        guard.registry.enter(self._entry)
+        guard.wait_for_socket(self._entry, self)
+        return self._entry
+
+    @override
+    def step(self) -> None:
+        """Send, now that the socket takes datagrams; or wait on."""
+        guard, entry = self._guard, self._entry
+        if entry.ended:
+            return
+        if guard.is_abandoned(entry):
+            guard.withdraw(entry)
+            return
+        guard.registry.stop_waiting(entry, self)
+        try:
+            sent = guard.takes(entry) and send_now(guard, self._channel, self._wire, self._data)
+        except Exception as error:
+            guard.fail(entry, error)
+            return
+        if sent:
+            guard.finish(entry)
+        else:
+            guard.wait_for_socket(entry, self)
+
+
+def send_now(guard: Guard, channel: Channel, wire: Wire, data: bytes) -> bool:
+    """Send a datagram to which no reply is expected; False: the socket takes none now.
+
+    Raises:
+        PeerUnreachableError: The operating system would not send it.
+        DatagramTooLargeError: It is more than the path carries.
+        InvalidAddressError: It is a broadcast address, which the endpoint does not allow.
+    """
+    counters = guard.registry.counters
+    try:
+        if not channel.transmit(data, wire):
+            return False
+    except OSError as error:
+        counters.send_errors += 1
+        raise sending_error(error, data, wire) from error
+    counters.sent += 1
+    guard.registry.source(wire).sent += 1
+    return True
+
+
 class _EndedError(Exception):
     """The data function, or the correlator, ended the request itself: cancelled it, or closed the endpoint."""
 
@@ -191,12 +260,10 @@ class Exchange(Details):
             ValueError: The retransmission policy gives no schedule.
         """
         guard, registry = self._guard, self._guard.registry
-        names: list[tuple[int, HostName]] = []
-        for place, (address, written) in enumerate(addresses):
-            if isinstance(address, HostName):
-                names.append((place, address))
-            elif all(target.wire != address for target in self._targets):
-                self._add_target(address, place, guard.channel_for(address, written))
+        names = [(place, one) for place, (one, _) in enumerate(addresses) if isinstance(one, HostName)]
+        for place, (one, written) in enumerate(addresses):
+            if isinstance(one, bytes) and all(target.wire != one for target in self._targets):
+                self._add_target(one, place, guard.channel_for(one, written))
         self._unresolved = len(names)
         self._name_it([address for address, _ in addresses])
         if isinstance(self._data, bytes):
@@ -208,6 +275,7 @@ class Exchange(Details):
         self._fixed_end = not movable
         entry = Entry(future, guard.clock(), sum(self._waits) if timeout is None else timeout, self, plain=plain)
         self._entry = entry
+        entry.source = self._targets[0].peer if self._targets else None
         registry.enter(entry, movable=movable)
         guard.due_at(entry.deadline)
         for place, name in names:
@@ -400,19 +468,17 @@ class Exchange(Details):
         return False
 
     def _has_socket(self) -> bool:
-        if self._guard.paused:
-            self._wait_for_socket()
-        return not self._guard.paused
-
-    def _wait_for_socket(self) -> None:
-        self.waits_for = "socket"
-        self._wait_at(self._guard.writable)
+        if self._guard.takes(self._entry):
+            return True
+        self._guard.wait_for_socket(self._entry, self)
+        return False
 
     def _transmit(self, target: Target, payload: bytes) -> bool:
         guard, registry = self._guard, self._guard.registry
+        now = guard.clock()  # before it leaves: the process may lose its turn right after
         try:
             if not target.channel.transmit(payload, target.wire):
-                self._wait_for_socket()
+                guard.wait_for_socket(self._entry, self)
                 return False
         except OSError as error:
             registry.counters.send_errors += 1
@@ -420,7 +486,7 @@ class Exchange(Details):
         if self.attempts and isinstance(self._policy, AdaptiveRetry):
             target.peer.back_off()
         target.sent += 1
-        registry.note_sent(self._entry, target.slots, target.peer, guard.clock(), target.original)
+        registry.note_sent(self._entry, target.slots, target.peer, now, target.original)
         return True
 
     def _payload(self, target: Target) -> tuple[bytes, object]:

@@ -104,9 +104,8 @@ class Guard:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
         self._pumping = False
-        self._senders: list[asyncio.Future[None]] = []
-        self.sending: asyncio.Lock = asyncio.Lock()
-        """Held by who sends and has to wait for a socket, so that nobody overtakes."""
+        self._foremost: Entry | None = None
+        """Who waited for the sockets and has its turn now."""
         self._open = 0
         self._closers: list[asyncio.Future[None]] = []
 
@@ -220,7 +219,7 @@ class Guard:
             DuplicateTransactionError: Its transaction id is pending for this peer already.
         """
         registry = self.registry
-        if self._paused or registry.room.free <= 0 or len(data) > _FITS_EVERYWHERE:
+        if not self.takes(None) or registry.room.free <= 0 or len(data) > _FITS_EVERYWHERE:
             return None
         channel = self.channel_for(wire, wire)
         key = request_key(correlator, data)
@@ -289,24 +288,18 @@ class Guard:
         settle_error(entry, error)
         self._pump()
 
+    def finish(self, entry: Entry) -> None:
+        """End what had but to be sent."""
+        self.registry.end(entry, (Reason.LATE, self.clock()))
+        future = cast("asyncio.Future[object]", entry.future)
+        if not future.done():
+            future.set_result(None)
+
     def go_on(self, entry: Entry) -> None:
         """Let an exchange take its next step."""
         if entry.more is not None:
             self.registry.wake(entry.more)
         self._pump()
-
-    async def until_writable(self) -> None:
-        """Wait while the sockets take no datagrams.
-
-        Raises:
-            EndpointClosedError: It was closed meanwhile.
-        """
-        while self._paused and not self.closed:
-            future: asyncio.Future[None] = self.check_loop().create_future()
-            self._senders.append(future)
-            await future
-        if self.closed:
-            raise EndpointClosedError("the endpoint was closed while the datagram waited to be sent")
 
     # ------------------------------------------------------------------------------------------- the network
 
@@ -343,27 +336,29 @@ class Guard:
                 self._hook_failed = True
                 logger.log(level, "on_unexpected raised, and is called again all the same", exc_info=True)
 
-    @property
-    def paused(self) -> bool:
-        """Whether a socket takes no datagrams now."""
-        return bool(self._paused)
+    def takes(self, entry: Entry | None) -> bool:
+        """Whether the sockets take a datagram now, of this exchange or of one that has not waited yet."""
+        return not self._paused and (not self.writable.has_queue or (entry is not None and entry is self._foremost))
+
+    def wait_for_socket(self, entry: Entry, more: Details) -> None:
+        """Let an exchange wait until the sockets take datagrams; who has waited already stays in front."""
+        more.waits_for = "socket"
+        more.queued.append(self.writable)
+        self.writable.wait(entry, first=entry is self._foremost)
 
     def pause(self, whose: object) -> None:
         """Hold the datagrams back: a socket takes none."""
         self._paused.add(whose)
 
     def resume(self, whose: object) -> None:
-        """Let those go on who held datagrams back, as far as the socket takes them."""
+        """Let those go on who held datagrams back, in their order, as far as the sockets take them."""
         self._paused.discard(whose)
         while not self._paused and (entry := self.writable.first()) is not None:
+            self._foremost = entry
             self.go_on(entry)
-        self._wake_senders()
-
-    def _wake_senders(self) -> None:
-        senders, self._senders = self._senders, []
-        for future in senders:
-            if not future.done():
-                future.set_result(None)
+            self._foremost = None
+            if entry.more is not None and self.writable in entry.more.queued:
+                break  # the socket did not take it after all, and will tell again
 
     def _pump(self) -> None:
         """Let those go on whose turn it is; what they do may let others go on."""
@@ -418,7 +413,8 @@ class Guard:
         more = entry.more or Details()
         asked = [source.token for source in more.asked] or ([entry.source.token] if entry.source is not None else [])
         wires = [token for token in asked if isinstance(token, bytes)]
-        peer = peer_of(wires[-1]) if wires else None
+        latest = None if entry.source is None else entry.source.token
+        peer = peer_of(latest) if isinstance(latest, bytes) else None
         attempts = more.attempts if more.asks else None if entry.sent_at is None else 1
         near_misses = self.registry.near_misses(entry, wires)
         facts = TimeoutFacts(
@@ -452,7 +448,6 @@ class Guard:
             error = EndpointClosedError("the endpoint was closed while the request was pending")
             error.__cause__ = cause
             settle_error(entry, error)
-        self._wake_senders()
         for channel in self.channels:
             channel.close()
 

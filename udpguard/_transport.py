@@ -21,7 +21,7 @@ from typing_extensions import Buffer, override
 from udpguard._errors import EndpointClosedError, InvalidAddressError
 from udpguard._platform.interface import Backend
 from udpguard._platform.portable import PortableBackend, is_dual_stack
-from udpguard.core.address import IPV4_WIRE, HostName, Wire, parse, peer_of, sockaddr_of
+from udpguard.core.address import IPV4_WIRE, HostName, Wire, mapped_sockaddr_of, parse, peer_of, sockaddr_of
 
 logger = logging.getLogger("udpguard")
 
@@ -227,6 +227,15 @@ class UdpTransport(asyncio.DatagramTransport):
         if self._watched:
             self._watched = False
             self._loop.remove_writer(self._fd)
+        self._flush()
+        if self._closing:
+            if not self._queue:
+                self._end(None)
+        elif self._paused and self._queued <= self._low and not self._watched:
+            self._paused = False
+            self._protocol.resume_writing()
+
+    def _flush(self) -> None:
         while self._queue:
             data, wire = self._queue[0]
             try:
@@ -234,13 +243,9 @@ class UdpTransport(asyncio.DatagramTransport):
                     return
             except OSError as error:
                 self._protocol.error_received(error)
-            self._queue.popleft()
-            self._queued -= len(data)
-        if self._paused and not self._closing:
-            self._paused = False
-            self._protocol.resume_writing()
-        if self._closing and not self._over and not self._queue:
-            self._end(None)
+            if self._queue:  # unless the protocol had enough, and aborted
+                self._queue.popleft()
+                self._queued -= len(data)
 
     def _pause(self) -> None:
         if not self._paused:
@@ -311,19 +316,21 @@ class BorrowedTransport:
         transport: From the loop's `create_datagram_endpoint`.
     """
 
-    __slots__ = ("_family", "_transport")
+    __slots__ = ("_dual", "_family", "_transport")
 
     def __init__(self, transport: asyncio.DatagramTransport) -> None:
         self._transport = transport
-        self._family: int = transport.get_extra_info("socket").family
+        sock = transport.get_extra_info("socket")
+        self._family: int = sock.family
+        self._dual = is_dual_stack(sock)
 
     def carries(self, wire: Wire) -> bool:
         """See `Channel.carries`."""
-        return (self._family == socket.AF_INET) == (len(wire) == IPV4_WIRE)
+        return (self._family == socket.AF_INET) == (len(wire) == IPV4_WIRE) or self._dual
 
     def transmit(self, data: bytes, wire: Wire) -> bool:
         """See `Channel.transmit`. It always takes the datagram, and pauses the protocol when it has too many."""
-        self._transport.sendto(data, sockaddr_of(wire))
+        self._transport.sendto(data, mapped_sockaddr_of(wire) if self._dual else sockaddr_of(wire))
         return True
 
     def catch_up(self) -> None:

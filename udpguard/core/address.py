@@ -47,6 +47,7 @@ IPV4_WIRE: Final = 6
 IPV6_WIRE: Final = 26
 _MAPPED: Final = bytes(10) + b"\xff\xff"
 _NO_SCOPE: Final = bytes(4)
+_NETWORKS: Final = (str, ipaddress.IPv4Network, ipaddress.IPv6Network, ipaddress.IPv4Address, ipaddress.IPv6Address)
 _MAX_NAME: Final = 253
 _LABEL: Final = re.compile(r"(?!-)[^\s\x00-\x20\x7f:/?#@\[\]%\\.]{1,63}")
 
@@ -405,8 +406,9 @@ def _token(part: object, scope_index: Callable[[str], int]) -> Token:
     if isinstance(part, str) and "%" in part:
         return host_token(_scoped(part, 1, 0, part, scope_index))
     try:
-        network = ipaddress.ip_network(part)  # type: ignore[arg-type]  # whatever it is, it says what is wrong
-    except (TypeError, ValueError) as error:
+        # ip_network would take a number, or four bytes, for an address.
+        network = ipaddress.ip_network(part if isinstance(part, _NETWORKS) else repr(part))
+    except ValueError as error:
         raise ValueError(
             f"reply_from={part!r} is none of 'peer', 'host', 'anywhere', an address (host, port), "
             f"a network such as '192.0.2.0/24', or a list of these: {error}"

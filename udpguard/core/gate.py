@@ -32,11 +32,13 @@ class Gate(Generic[T]):
         self.free -= 1
         return True
 
-    def wait(self, who: T) -> None:
-        """Stand at the end of the queue."""
+    def wait(self, who: T, *, first: bool = False) -> None:
+        """Stand at the end of the queue, or go back to its front."""
         if self._queue is None:
             self._queue = OrderedDict()
         self._queue[who] = None
+        if first:
+            self._queue.move_to_end(who, last=False)
 
     def give_up(self, who: T) -> None:
         """Leave the queue; no harm if one does not stand in it."""
@@ -53,3 +55,8 @@ class Gate(Generic[T]):
     def first(self) -> T | None:
         """Take the first out of the queue without a place; None where nobody waits."""
         return self._queue.popitem(last=False)[0] if self._queue else None
+
+    @property
+    def has_queue(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._queue)

@@ -26,7 +26,7 @@ class Statistics:
         send_errors: Sends that the operating system refused.
         hook_errors: Exceptions in `on_unexpected`, `accept` and `reply_key`.
         pending: Requests and expectations that wait for a reply now.
-        waiting: Requests that wait to be sent now: for their turn, for a name, for room.
+        waiting: Requests that wait to be sent now: for their turn, a name, an id, room, or the socket; and sends.
     """
 
     received: int = 0
