@@ -92,10 +92,11 @@ class Target:
 
 
 class _BusyError(Exception):
-    """The target can't be asked now; perhaps there is a gate to wait at."""
+    """A target can't be asked now; perhaps there is a gate to wait at."""
 
-    def __init__(self, gate: Gate[Entry] | None, reason: str) -> None:
+    def __init__(self, target: Target, gate: Gate[Entry] | None, reason: str) -> None:
         super().__init__()
+        self.target = target
         self.gate = gate
         self.reason = reason
 
@@ -390,10 +391,11 @@ class Exchange(Details):
         in_turn = sorted(self._targets, key=lambda target: (target.sent, target.place))
         return next((t for t in in_turn if t not in passed), None)
 
-    def _leave_unused(self) -> None:
-        """Give back places that it was granted with targets that it did not ask after all."""
+    def _leave_unused(self, keep: Sequence[Gate[Entry]] = ()) -> None:
+        """Give back places that it was granted with targets that it did not ask after all, but for some."""
         registry = self._guard.registry
         used = [gate for target in self._targets if target.sent for gate in target.gates]
+        used += keep
         if self.attempts:
             used.append(registry.room)
         for gate in [gate for gate in self.held if gate not in used]:
@@ -411,14 +413,28 @@ class Exchange(Details):
     def _pass_over(self, busy: list[_BusyError]) -> None:
         """Wait until one of the targets that are busy can be asked."""
         self.waits_for = busy[0].reason
-        # Who waits for one place must not hold another: two that need the same two would wait for each other.
-        self._leave_unused()
-        if self.attempts or any(obstacle.gate is None for obstacle in busy):
+        # Those who need several places take them in one order, the same for all, and hold what they have while they
+        # wait for the next: so nobody waits for each other, and nothing is passed round for ever.
+        half = next((one for one in busy if one.gate is not None and one.gate is not one.target.gates[0]), None)
+        self._leave_unused(half.target.gates if half is not None and not self.attempts else ())
+        if self.attempts or any(one.gate is None for one in busy):
             self._step_in(_NEXT_ADDRESS if self.attempts else _ID_AGAIN)
-            return
-        for obstacle in busy:
-            assert obstacle.gate is not None
-            self._wait_at(obstacle.gate)
+        elif half is not None:
+            self._take_in_order(half.target.gates)
+        else:
+            for one in busy:
+                assert one.gate is not None
+                self._wait_at(one.gate)
+
+    def _take_in_order(self, gates: list[Gate[Entry]]) -> None:
+        """Take places up to the first that is not free, and wait for that."""
+        for gate in gates:
+            if gate not in self.held:
+                if not gate.enter():
+                    self._wait_at(gate)
+                    return
+                self.held.append(gate)
+        self._guard.registry.wake(self)
 
     def _wait_at(self, gate: Gate[Entry]) -> None:
         gate.wait(self._entry)
@@ -512,7 +528,8 @@ class Exchange(Details):
         registry = self._guard.registry
         needed: list[tuple[Gate[Entry], str]] = []
         if key is None:
-            needed += [(registry.turn(token), "turn") for token in self._sources.tokens(target.wire)]
+            tokens = sorted(self._sources.tokens(target.wire), key=lambda token: (isinstance(token, tuple), token))
+            needed += [(registry.turn(token), "turn") for token in tokens]
         else:
             if self._quota is not None:
                 needed.append((self._quota.gate(target.wire), "quota"))
@@ -523,7 +540,7 @@ class Exchange(Details):
             if gate in self.held:
                 continue
             if not gate.enter():
-                raise _BusyError(gate, reason)
+                raise _BusyError(target, gate, reason)
             self.held.append(gate)
             taken.append(gate)
 
@@ -539,7 +556,7 @@ class Exchange(Details):
             pool = self._pool(target)
             assigned = registry.assign(pool, tokens, self._guard.clock())
             if assigned is None:
-                raise _BusyError(None, "id")
+                raise _BusyError(target, None, "id")
             self.held.remove(pool.gate)  # from now on the place is the id's
             self.assigned.append(assigned)
             assert isinstance(key, bytes)
@@ -549,7 +566,7 @@ class Exchange(Details):
         except DuplicateTransactionError:
             if len(self._targets) == 1:
                 raise
-            raise _BusyError(None, "id") from None
+            raise _BusyError(target, None, "id") from None
         if assigns:
             assert isinstance(self._correlator, TransactionId)
             assert isinstance(key, bytes)

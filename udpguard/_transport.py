@@ -231,7 +231,7 @@ class UdpTransport(asyncio.DatagramTransport):
         if self._closing:
             if not self._queue:
                 self._end(None)
-        elif self._paused and self._queued <= self._low and not self._watched:
+        elif self._paused and self._queued <= self._low and (self._queue or not self._watched):
             self._paused = False
             self._protocol.resume_writing()
 
