@@ -40,7 +40,7 @@ from udpguard.core.address import (
     wire_of_source,
 )
 from udpguard.core.correlation import Book, Correlator, Slot, TransactionId
-from udpguard.core.explain import TimeoutFacts, explain
+from udpguard.core.explain import TimeoutFacts, explain, shown
 from udpguard.core.gate import Gate
 from udpguard.core.options import DEFAULT, DEFAULT_TIMEOUT, Default, Limits, check_hook, checked_timeout
 from udpguard.core.registry import Batch, Registry, Settled
@@ -658,7 +658,7 @@ def request_key(correlator: Correlator | None, data: bytes) -> Hashable | None:
         hash(key)
     except TypeError:
         raise TypeError(
-            f"{type(correlator).__name__}.request_key gave {key!r:.60}, which can't be hashed: "
+            f"{type(correlator).__name__}.request_key gave {shown(key)}, which can't be hashed: "
             f"give bytes, a number or a tuple of such"
         ) from None
     return key

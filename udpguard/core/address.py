@@ -56,7 +56,7 @@ class Peer(NamedTuple):
     """A host and a port in canonical form, equal to the plain tuple `(host, port)`.
 
     Attributes:
-        host: An IPv4 or IPv6 literal, as `inet_ntop(3)` writes it; a link-local one carries the index of its
+        host: An IPv4 or IPv6 literal in canonical form (RFC 5952); a link-local one carries the index of its
             interface as in `fe80::1%2`.
         port: 1 to 65535. A datagram may come from port 0; none can be sent there.
     """
@@ -231,7 +231,7 @@ def _scoped(host: str, port: int, scope: int, address: object, scope_index: Call
         raise InvalidAddressError(f"{host!r} in {address!r} is not an IPv6 address{hint}", address=address) from None
     if percent and not zone:
         raise InvalidAddressError(f"{host!r} in {address!r} has an empty scope", address=address)
-    if zone:
+    if percent:
         try:
             index = int(zone) if zone.isdecimal() and zone.isascii() else scope_index(zone)
         except (OSError, ValueError):
@@ -252,7 +252,8 @@ def _host_name(host: str, address: object) -> str:
             ascii_host = host.encode("idna").decode("ascii")
         except UnicodeError as error:
             raise InvalidAddressError(f"{host!r} is not a host name: {error}", address=address) from None
-    labels = ascii_host.removesuffix(".").split(".")
+    ascii_host = ascii_host.removesuffix(".")
+    labels = ascii_host.split(".")
     if len(ascii_host) > _MAX_NAME or not all(_LABEL.fullmatch(label) for label in labels):
         what = "the host is empty" if not host else f"{host!r} is neither an IP address nor a host name"
         raise InvalidAddressError(f"{what} (in {address!r})", address=address)
@@ -333,11 +334,15 @@ def network_tokens(wire: Wire, lengths: Sequence[int]) -> list[Token]:
     return [(length, (number >> (bits - length) << (bits - length)).to_bytes(len(packed), "big")) for length in lengths]
 
 
-def covers(token: Token, wire: Wire) -> bool:
-    """Whether a peer is among those a token stands for."""
-    if isinstance(token, tuple):
-        return len(token[1]) in (len(wire) - 2, len(wire) - 10) and network_tokens(wire, (token[0],)) == [token]
-    return token in (ANYWHERE, wire, without_scope(wire), host_token(wire), without_scope(host_token(wire)))
+def plain_tokens(wire: Wire) -> tuple[bytes, ...]:
+    """The tokens of the peer alone and of its host, on its own link and on any."""
+    host = host_token(wire)
+    return (wire, without_scope(wire), host, without_scope(host))
+
+
+def covers(network: tuple[int, bytes], wire: Wire) -> bool:
+    """Whether a peer is in a network."""
+    return len(network[1]) == (4 if len(wire) == IPV4_WIRE else 16) and network_tokens(wire, (network[0],)) == [network]
 
 
 class Sources:

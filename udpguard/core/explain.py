@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,6 +10,7 @@ from udpguard.core.address import Peer
 from udpguard.core.verdict import NearMiss, Reason
 
 _STALL: Final = 0.1
+_LONGEST: Final = 200
 
 WAITED_FOR: Final = {
     "name": "its name was still being looked up: pass an address, or give the lookup more time",
@@ -66,8 +67,8 @@ def _cause(facts: TimeoutFacts) -> str:
     refused = [miss for miss in facts.near_misses if miss.reason is Reason.REJECTED]
     strangers = [miss for miss in facts.near_misses if miss.reason is not Reason.REJECTED]
     if facts.objection is not None:
-        name = type(facts.objection).__name__
-        return f"{_came(refused)} and accept raised {name}: {facts.objection}" if refused else f"accept raised {name}"
+        raised = f"accept raised {type(facts.objection).__name__}: {shown(facts.objection, str)}"
+        return f"{_came(refused)} and {raised}" if refused else raised
     if refused:
         return _refusal(facts, refused)
     if not facts.attempts and facts.waited_for is not None:
@@ -103,7 +104,17 @@ def _refusal(facts: TimeoutFacts, refused: Sequence[NearMiss]) -> str:
         return f"{_came(refused)} with another transaction id or none"
     if facts.has_accept and not facts.has_key:
         return f"{_came(refused)} and accept refused {_them(refused)}"
+    if not facts.has_accept:
+        return f"{_came(refused)} with a transaction id, and one without was expected"
     return f"{_came(refused)} and had another transaction id, or accept refused {_them(refused)}"
+
+
+def shown(value: object, how: Callable[[object], str] = repr) -> str:
+    """A foreign object as text, whatever its own methods do."""
+    try:
+        return how(value)[:_LONGEST]
+    except Exception:
+        return f"<{type(value).__name__} that can't be shown>"
 
 
 def _came(misses: Sequence[NearMiss]) -> str:

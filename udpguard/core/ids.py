@@ -64,27 +64,26 @@ class IdPool:
         def is_free(slot: Slot) -> bool:
             return slot not in pending and all((token, slot[1], slot[2]) not in pending for token in others)
 
-        slot: Slot | None
         if self._queue is not None and now - self._taken_at > _LATELY:
             self._queue = None
+        slot: Slot | None = None
         if self._queue is None:
-            # Of 2**24 or more ids at least 15 in 16 can be used again: there a failure is the dice's.
-            for _ in range(_TRIES if self._bits <= _LARGEST_QUEUE else 1_000):
-                slot = self._slot(self._random_bits(self._bits))
-                if slot not in lately and is_free(slot):
-                    break
-            else:
-                self._queue = self._fill(lately, is_free)
-                slot = self._oldest(self._queue, is_free)
-        else:
+            slot = self._drawn(lately, is_free)
+        if slot is None and self._bits <= _LARGEST_QUEUE:
+            if self._queue is None:
+                self._queue = self._fill(lately)
             slot = self._oldest(self._queue, is_free)
-        self._taken_at = now
+        if slot is not None:
+            self._taken_at = now
         return slot
 
-    def release(self, key: bytes) -> None:
-        """Take an id back."""
-        if self._queue is not None:
-            self._queue.append(int.from_bytes(key, "big"))
+    def _drawn(self, lately: Container[Slot], is_free: Callable[[Slot], bool]) -> Slot | None:
+        # Of 2**24 or more ids at least 15 in 16 can be used again: there a failure is the dice's.
+        for _ in range(_TRIES if self._bits <= _LARGEST_QUEUE else 1_000):
+            slot = self._slot(self._random_bits(self._bits))
+            if slot not in lately and is_free(slot):
+                return slot
+        return None
 
     @property
     def is_idle(self) -> bool:
@@ -95,21 +94,20 @@ class IdPool:
         return (self._token, self._book, number.to_bytes(self._length, "big"))
 
     def _oldest(self, queue: deque[int], is_free: Callable[[Slot], bool]) -> Slot | None:
+        """The one at the front that is free; it goes to the end, like those that are in use."""
         for _ in range(len(queue)):
             number = queue.popleft()
+            queue.append(number)
             slot = self._slot(number)
             if is_free(slot):
                 return slot
-            queue.append(number)  # in use elsewhere: the pool will not be told when it is free
         return None
 
-    def _fill(self, lately: Container[Slot], is_free: Callable[[Slot], bool]) -> deque[int]:
+    def _fill(self, lately: Container[Slot]) -> deque[int]:
         fresh: list[int] = []
         used: list[int] = []
-        for number in range(1 << min(self._bits, _LARGEST_QUEUE)):
-            slot = self._slot(number)
-            if is_free(slot):
-                (used if slot in lately else fresh).append(number)
+        for number in range(1 << self._bits):
+            (used if self._slot(number) in lately else fresh).append(number)
         self._shuffle(fresh)
         self._shuffle(used)
         return deque(fresh + used)

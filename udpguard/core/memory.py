@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
-from udpguard.core.address import Token, Wire, covers, host_token
+from udpguard.core.address import ANYWHERE, Token, Wire, covers, host_token, plain_tokens
 from udpguard.core.correlation import Slot
 from udpguard.core.verdict import Reason
 
@@ -69,12 +69,11 @@ Passed = tuple[float, Wire, bytes]
 class Passers:
     """The latest datagrams that were not delivered: a bounded log, read only when a request times out."""
 
-    __slots__ = ("_by_host", "_by_port", "_by_token", "_log", "_times")
+    __slots__ = ("_by_port", "_by_token", "_log", "_times")
 
     def __init__(self, size: int = _STRANGERS) -> None:
         self._log: deque[Passed] = deque(maxlen=size)
         self._times: dict[Wire, tuple[list[float], bytes]] | None = None
-        self._by_host: dict[bytes, list[Wire]] = {}
         self._by_port: dict[bytes, list[Wire]] = {}
         self._by_token: dict[Token, list[Wire]] = {}
 
@@ -90,8 +89,10 @@ class Passers:
         for token in tokens:
             wires = self._by_token.get(token)
             if wires is None:
-                wires = self._by_token[token] = [wire for wire in index if covers(token, wire)][:_MOST_TOLD]
-            found.update(dict.fromkeys(wires))
+                # A network; everything narrower or wider was indexed.
+                wires = [wire for wire in index if covers(token, wire)] if isinstance(token, tuple) else []
+                self._by_token[token] = wires[:_MOST_TOLD]
+            found.update(dict.fromkeys(wires[:_MOST_TOLD]))
         return self._counted(found, since)
 
     def resembling(self, wires: Iterable[Wire], since: float) -> dict[Wire, tuple[int, bytes]]:
@@ -99,8 +100,8 @@ class Passers:
         self._index()
         found: dict[Wire, None] = {}
         for wire in wires:
-            found.update(dict.fromkeys(self._by_host.get(host_token(wire), ())))
-            found.update(dict.fromkeys(self._by_port.get(wire[:2], ())))
+            found.update(dict.fromkeys(self._by_token.get(host_token(wire), ())[:_MOST_TOLD]))
+            found.update(dict.fromkeys(self._by_port.get(wire[:2], ())[:_MOST_TOLD]))
         return self._counted(found, since)
 
     def _counted(self, wires: Iterable[Wire], since: float) -> dict[Wire, tuple[int, bytes]]:
@@ -123,11 +124,10 @@ class Passers:
             stamps = [] if earlier is None else earlier[0]
             stamps.append(when)
             times[wire] = (stamps, sample)
-        self._by_host, self._by_port, self._by_token = {}, {}, {}
+        self._by_port, self._by_token = {}, {}
         for wire in sorted(times, key=lambda wire: -len(times[wire][0])):
-            for index, token in ((self._by_host, host_token(wire)), (self._by_port, wire[:2])):
-                told = index.setdefault(token, [])
-                if len(told) < _MOST_TOLD:
-                    told.append(wire)
+            self._by_port.setdefault(wire[:2], []).append(wire)
+            for token in dict.fromkeys((*plain_tokens(wire), ANYWHERE)):
+                self._by_token.setdefault(token, []).append(wire)
         self._times = times
         return times

@@ -38,6 +38,7 @@ from udpguard.core.address import (
     without_scope,
 )
 from udpguard.core.correlation import Book, Correlator, Slot, TransactionId, space_of
+from udpguard.core.explain import shown
 from udpguard.core.gate import Gate
 from udpguard.core.ids import IdPool, RandomBits
 from udpguard.core.memory import Ended, Mark, Passers
@@ -51,6 +52,7 @@ from udpguard.core.verdict import Decision, NearMiss, Reason, Reply, Unexpected
 Batch = Sequence[tuple[bytes, Wire]]
 """Datagrams as one drain of a socket read them: payload and source."""
 
+# As many as there are exchanges to be remembered: a late reply finds the record of its peer.
 _IDLE_SOURCES: Final = 65_536
 _MOST_NEAR_MISSES: Final = 16
 
@@ -92,8 +94,8 @@ class Registry:
         self._books: WeakValueDictionary[object, Book] = WeakValueDictionary()
         self._keyless_book = Book(0, None)
         self._last_book = 0
-        self._epoch = 0
-        self._sweep_at = _IDLE_SOURCES
+        self._uses = 0
+        self._sweep_at = 2 * _IDLE_SOURCES
 
     # ------------------------------------------------------------------------------------------ records
 
@@ -115,7 +117,8 @@ class Registry:
             if len(self._sources) >= self._sweep_at:
                 self._sweep_sources()
             source = self._sources[token] = Source(token)
-        source.used = self._epoch
+        self._uses += 1
+        source.used = self._uses
         return source
 
     def known_source(self, token: Token) -> Source | None:
@@ -123,14 +126,11 @@ class Registry:
         return self._sources.get(token)
 
     def _sweep_sources(self) -> None:
-        """Forget those that were idle since the last sweep; of the others all that are idle if that is too few."""
-        for keep in (self._epoch, self._epoch + 1):
-            kept = {t: s for t, s in self._sources.items() if s.used >= keep or not s.is_idle}
-            if len(kept) <= self._sweep_at // 2:
-                break
-        self._sources = kept
-        self._epoch += 1
-        self._sweep_at = max(_IDLE_SOURCES, 2 * len(kept))
+        """Forget the least lately used of those that are idle."""
+        idle = sorted(source.used for source in self._sources.values() if source.is_idle)
+        newest = idle[-_IDLE_SOURCES] if len(idle) > _IDLE_SOURCES else 0
+        self._sources = {t: s for t, s in self._sources.items() if s.used >= newest or not s.is_idle}
+        self._sweep_at = 2 * max(_IDLE_SOURCES, len(self._sources))
 
     # ---------------------------------------------------------------------------------- from call to end
 
@@ -157,9 +157,7 @@ class Registry:
         entry.sent_at = now
         entry.listens = True
         self._listening += 1
-        source.live += 1
-        if book.number and book not in source.books:
-            source.know(book)
+        source.add_live(book)
         if entry.deadline != math.inf:
             self.timetable.add(entry)
 
@@ -187,8 +185,7 @@ class Registry:
     def _add_slot(self, entry: Entry, slot: Slot, book: Book) -> None:
         token = slot[0]
         source = self.source(token)
-        source.live += 1
-        source.know(book)
+        source.add_live(book)
         if entry.slot is None:
             entry.slot = slot
         else:
@@ -257,10 +254,8 @@ class Registry:
 
     def _release_id(self, slot: Slot) -> None:
         pools = self._sources[slot[0]].pools
-        if pools is not None and isinstance(slot[2], bytes):
-            pool = pools[slot[1]]
-            pool.release(slot[2])
-            self._leave(pool.gate)
+        assert pools is not None
+        self._leave(pools[slot[1]].gate)
 
     def stop_waiting(self, entry: Entry, more: Details) -> None:
         """Take an exchange out of every queue."""
@@ -287,7 +282,7 @@ class Registry:
 
     def _drop_slot(self, entry: Entry, slot: Slot, mark: Mark) -> None:
         source = self._sources[slot[0]]
-        source.live -= 1
+        source.drop_live(slot[1])
         if slot[2] is None:
             source.remove_keyless(entry)
         else:
@@ -524,10 +519,9 @@ class Registry:
         return True
 
     def _restored(self, data: bytes, slot: Slot, original: bytes) -> bytes:
-        for book in self._sources[slot[0]].books:
-            if book.number == slot[1] and isinstance(book.correlator, TransactionId):
-                return book.correlator.restored(data, original)
-        return data
+        correlator = next(book.correlator for book in self._sources[slot[0]].books if book.number == slot[1])
+        assert isinstance(correlator, TransactionId)
+        return correlator.restored(data, original)
 
     def _ask(self, more: Details, reply: Reply) -> Decision:
         """What the caller's `accept` says; anything but a clear yes is a no."""
@@ -546,7 +540,7 @@ class Registry:
                 return Decision.ACCEPT if answer else Decision.REFUSE
             if isinstance(answer, Decision):
                 return answer
-            more.objection = TypeError(f"accept returned {answer!r:.60} instead of True, False or a Decision")
+            more.objection = TypeError(f"accept returned {shown(answer)} instead of True, False or a Decision")
         self.counters.hook_errors += 1
         return Decision.REFUSE
 

@@ -42,7 +42,7 @@ def drawn(policy: RetryPolicy, peer: PeerStatistics | None, random: Random) -> t
     """
     waits: list[float] = []
     for wait in policy.waits(peer, random):
-        if not wait >= 0:
+        if isinstance(wait, bool) or not isinstance(wait, (int, float)) or not wait >= 0:
             raise ValueError(f"{policy!r} gave {wait!r} as a wait: seconds of zero or more are needed")
         if len(waits) == _MOST_ATTEMPTS:
             raise ValueError(f"{policy!r} gave more than {_MOST_ATTEMPTS} waits: an endless schedule never ends")
@@ -136,7 +136,7 @@ class Retry(RetryPolicy):
 
     @classmethod
     def radius(cls) -> Retry:
-        """RFC 5080 section 2.2.1: waits of 2, 4, 8 and 16 s ± 10 %, sent five times; ends at 30 s."""
+        """RFC 5080 section 2.2.1: waits of 2, 4, 8 and 16 s ± 10 %, sent at most five times; ends at 30 s."""
         return cls(attempts=5, initial=2.0, multiplier=2.0, maximum=16.0, jitter=0.1, final_wait=30.0, total=30.0)
 
 

@@ -104,6 +104,7 @@ class Entry:
         "sent_at",
         "slot",
         "source",
+        "ticket",
         "timeout",
         "turn",
     )
@@ -117,6 +118,8 @@ class Entry:
         self.plain: bool = plain
         """Whether the caller wants the reply's bytes alone."""
         self.ended: bool = False
+        self.ticket: int = 0
+        """Of its latest deadline, where it has had more than one."""
         self.listens: bool = False
         self.roomy: bool = False
         """Whether it holds one of `Limits.pending`."""
@@ -142,6 +145,7 @@ class Source:
     """
 
     __slots__ = (
+        "_live_by_book",
         "backoff",
         "books",
         "keyless",
@@ -161,6 +165,7 @@ class Source:
         self.token: Token = token
         self.live: int = 0
         """How many are pending here."""
+        self._live_by_book: dict[int, int] | None = None  # counted only where there is more than one book
         self.books: tuple[Book, ...] = ()
         """The books of those that are, or were, pending here; the one with the longest key first."""
         self.keyless: Entry | OrderedDict[Entry, None] | None = None
@@ -181,16 +186,38 @@ class Source:
             return False
         return not self.pools or all(pool.is_idle for pool in self.pools.values())
 
-    def know(self, book: Book) -> None:
-        """Remember that replies from here may carry keys of this book."""
-        if book.number and book not in self.books:
-            books = sorted((*self.books, book), key=lambda known: known.rank)
-            if len(books) > _MOST_BOOKS:
-                books = [known for known in books if known is book or self._needs(known)]
-            self.books = tuple(books)
+    def add_live(self, book: Book) -> None:
+        """Take note that one more is pending here."""
+        self.live += 1
+        if not book.number:
+            return
+        if book not in self.books:
+            self._know(book)
+        if self._live_by_book is not None:
+            self._live_by_book[book.number] = self._live_by_book.get(book.number, 0) + 1
+
+    def drop_live(self, number: int) -> None:
+        """Take note that one less is."""
+        self.live -= 1
+        if self._live_by_book is not None and number:
+            self._live_by_book[number] -= 1
+
+    def _know(self, book: Book) -> None:
+        """Remember that replies from here may carry keys of this book; of books nobody needs but a few."""
+        if self.books and self._live_by_book is None:
+            self._live_by_book = {self.books[0].number: self.live - 1}
+        books = [*self.books, book]
+        if len(books) > _MOST_BOOKS:
+            books = [known for known in books if known is book or self._needs(known)]
+            self._live_by_book = {known.number: self._count(known) for known in books}
+        self.books = tuple(sorted(books, key=lambda known: known.rank))
+
+    def _count(self, book: Book) -> int:
+        return 0 if self._live_by_book is None else self._live_by_book.get(book.number, 0)
 
     def _needs(self, book: Book) -> bool:
-        return self.live > 0 or bool(self.pools and book.number in self.pools)
+        pool = None if self.pools is None else self.pools.get(book.number)
+        return self._count(book) > 0 or (pool is not None and not pool.is_idle)
 
     def add_keyless(self, entry: Entry) -> None:
         """Expect a datagram without a key, after those already expected."""
@@ -205,7 +232,8 @@ class Source:
         """Expect it no more."""
         if self.keyless is entry:
             self.keyless = None
-        elif isinstance(self.keyless, OrderedDict):
+        else:
+            assert isinstance(self.keyless, OrderedDict)
             del self.keyless[entry]
             if not self.keyless:
                 self.keyless = None
@@ -225,7 +253,7 @@ class Source:
         return PeerStatistics(
             srtt=self.srtt,
             rttvar=None if self.srtt is None else self.rttvar,
-            rto=max(rto, min(rto * self.backoff, _CEILING)),
+            rto=min(rto * self.backoff, _CEILING),
             backoff=self.backoff,
             sent=self.sent,
             matched=self.matched,

@@ -24,6 +24,7 @@ class Dated(Protocol):
     deadline: float
     timeout: float
     ended: bool
+    ticket: int
 
 
 class Stepping(Protocol):
@@ -58,15 +59,19 @@ class Timetable(Generic[D, S]):
         """Enter a deadline, one that may be moved later on or not."""
         self._size += 1
         if movable:
-            heapq.heappush(self._odd, (item.deadline, next(self._order), item))
+            self._push(item)
             return
         lane = self._lanes.get(item.timeout)
         if lane is None and len(self._lanes) < _LANES:
             lane = self._lanes[item.timeout] = deque()
         if lane is None or (lane and lane[-1].deadline > item.deadline):
-            heapq.heappush(self._odd, (item.deadline, next(self._order), item))
+            self._push(item)
         else:
             lane.append(item)
+
+    def _push(self, item: D) -> None:
+        item.ticket = next(self._order)
+        heapq.heappush(self._odd, (item.deadline, item.ticket, item))
 
     def move(self, item: D, timeout: float) -> None:
         """Change a movable deadline to so many seconds from its beginning."""
@@ -172,4 +177,4 @@ class Timetable(Generic[D, S]):
 
 def _is_stale(entry: tuple[float, int, Dated]) -> bool:
     """Whether the deadline's owner has ended, or the deadline was moved."""
-    return entry[2].ended or entry[2].deadline != entry[0]
+    return entry[2].ended or entry[2].ticket != entry[1]
