@@ -27,6 +27,7 @@ from udpguard._errors import (
     DuplicateTransactionError,
     InvalidAddressError,
     PeerUnreachableError,
+    UdpGuardError,
 )
 from udpguard._protocol import Guard, request_key
 from udpguard._resolve import Answer, Resolver
@@ -74,7 +75,7 @@ class Quota:
 class Target:
     """One address that is asked."""
 
-    __slots__ = ("channel", "gates", "original", "payload", "peer", "place", "sent", "slots", "wire")
+    __slots__ = ("channel", "failed", "gates", "original", "payload", "peer", "place", "sent", "slots", "wire")
 
     def __init__(self, wire: Wire, place: int, channel: Channel, peer: Source) -> None:
         self.wire = wire
@@ -83,6 +84,8 @@ class Target:
         self.channel = channel
         self.peer = peer
         self.sent = 0
+        self.failed = 0
+        """How often the operating system would not send it again."""
         self.gates: list[Gate[Entry]] = []
         """The turns it needs."""
         self.payload: bytes | None = None
@@ -374,8 +377,8 @@ class Exchange(Details):
                 busy.append(obstacle)
                 passed.append(target)
             except (PeerUnreachableError, InvalidAddressError) as error:
-                self._error = error
-                self._targets.remove(target)
+                if self._survives(target, error):
+                    return
             else:
                 return
         if busy:
@@ -384,11 +387,22 @@ class Exchange(Details):
             assert self._error is not None
             raise self._error
 
+    def _survives(self, target: Target, error: UdpGuardError) -> bool:
+        """Take note that a target can't be sent to; whether it was before, and may answer that yet."""
+        self._error = error
+        if not target.sent:
+            self._targets.remove(target)
+            return False
+        self.trouble = str(error)
+        target.failed += 1
+        self._plan_next()
+        return True
+
     def _choose(self, passed: list[Target]) -> Target | None:
         """The next target in turn; without a schedule each is asked once."""
         if self._policy is None:
             return next((t for t in self._targets if not t.sent and t not in passed), None)
-        in_turn = sorted(self._targets, key=lambda target: (target.sent, target.place))
+        in_turn = sorted(self._targets, key=lambda target: (target.sent + target.failed, target.place))
         return next((t for t in in_turn if t not in passed), None)
 
     def _leave_unused(self, keep: Sequence[Gate[Entry]] = ()) -> None:
@@ -406,8 +420,10 @@ class Exchange(Details):
         if self._policy is None:
             if any(not target.sent for target in self._targets):
                 self._step_in(_NEXT_ADDRESS)
-        elif self.attempts < len(self._waits):
-            self._step_in(self._waits[self.attempts - 1])
+        else:
+            tries = self.attempts + sum(target.failed for target in self._targets)
+            if tries < len(self._waits):
+                self._step_in(self._waits[tries - 1])
         self.untried = tuple(peer_of(target.wire) for target in self._targets if not target.sent)
 
     def _pass_over(self, busy: list[_BusyError]) -> None:

@@ -428,6 +428,7 @@ class Guard:
             has_key=any(slot[2] is not None for slot in entry.slots()),
             heard=more.heard,
             stalled=stalled,
+            trouble=more.trouble,
             untried=more.untried,
         )
         return ReplyTimeoutError(

@@ -310,17 +310,21 @@ class UdpTransport(asyncio.DatagramTransport):
 
 
 class BorrowedTransport:
-    """The loop's own datagram transport as a `Channel`: it reads and sends by itself.
+    """The loop's own datagram transport as a `Channel`: it reads, and sends what the socket does not take at once.
+
+    What the socket takes at once is sent past it, since it would drop datagrams of no bytes before Python 3.13, and
+    tell nobody what the operating system refuses.
 
     Args:
         transport: From the loop's `create_datagram_endpoint`.
+        sock: The socket it was given.
     """
 
-    __slots__ = ("_dual", "_family", "_transport")
+    __slots__ = ("_backend", "_dual", "_family", "_transport")
 
-    def __init__(self, transport: asyncio.DatagramTransport) -> None:
+    def __init__(self, transport: asyncio.DatagramTransport, sock: socket.socket) -> None:
         self._transport = transport
-        sock = transport.get_extra_info("socket")
+        self._backend: Backend = PortableBackend(sock)
         self._family: int = sock.family
         self._dual = is_dual_stack(sock)
 
@@ -330,7 +334,8 @@ class BorrowedTransport:
 
     def transmit(self, data: bytes, wire: Wire) -> bool:
         """See `Channel.transmit`. It always takes the datagram, and pauses the protocol when it has too many."""
-        self._transport.sendto(data, mapped_sockaddr_of(wire) if self._dual else sockaddr_of(wire))
+        if self._transport.get_write_buffer_size() or not self._backend.send(data, wire):  # type: ignore[attr-defined]
+            self._transport.sendto(data, mapped_sockaddr_of(wire) if self._dual else sockaddr_of(wire))
         return True
 
     def catch_up(self) -> None:
@@ -354,4 +359,4 @@ async def open_channel(
     except NotImplementedError:
         logger.debug("%r cannot watch sockets: its own datagram transport serves", loop)
     transport, _ = await loop.create_datagram_endpoint(lambda: protocol, sock=sock)
-    return BorrowedTransport(transport)
+    return BorrowedTransport(transport, sock)

@@ -40,6 +40,7 @@ class TimeoutFacts:
         heard: Whether a provisional reply came.
         stalled: By how many seconds the event loop was late.
         untried: Other addresses of the same servers that were never tried.
+        trouble: Why it could not be sent again.
     """
 
     asked: str
@@ -53,6 +54,7 @@ class TimeoutFacts:
     heard: bool
     stalled: float
     untried: Sequence[Peer]
+    trouble: str | None = None
 
 
 def explain(facts: TimeoutFacts) -> str:
@@ -89,6 +91,8 @@ def _cause(facts: TimeoutFacts) -> str:
 
 def _silence(facts: TimeoutFacts) -> str:
     """What may be the cause where nothing came."""
+    if facts.trouble is not None:
+        return facts.trouble
     if facts.heard:
         return "it was acknowledged, but its answer never came"
     if facts.untried:

@@ -52,6 +52,7 @@ class Details:
         "sends",
         "slots",
         "step_at",
+        "trouble",
         "untried",
         "waits_for",
         "woken",
@@ -80,6 +81,8 @@ class Details:
         """How to name whom it asks, where that is more than an address."""
         self.waits_for: str | None = None
         """A key of `explain.WAITED_FOR`."""
+        self.trouble: str | None = None
+        """Why it could not be sent again."""
         self.untried: Sequence[Peer] = ()
         self.woken: bool = False
         """Whether it is about to go on."""

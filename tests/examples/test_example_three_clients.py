@@ -1,0 +1,65 @@
+"""three_clients.py: the table says what happened, and only udpguard gets everything right."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+
+import pytest
+from test_example_scripts import EXAMPLES, INTERRUPTED, run, talking
+
+SITUATIONS = ["impostor", "second server", "host name"]
+
+
+def cells(line: str) -> list[str]:
+    return re.split(r" {2,}", line)
+
+
+def test_the_table() -> None:
+    done = run("three_clients.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    _, table, details = done.stdout.split("\n\n")
+    header, *rows = table.splitlines()
+    assert cells(header.strip()) == SITUATIONS
+    assert {name: outcomes for name, *outcomes in map(cells, rows)} == {
+        "naive recvfrom": ["was fooled", "was fooled", "got it right"],
+        "connect()": ["got it right", "could not do it", "got it right"],
+        "address list": ["got it right", "got it right", "could not do it"],
+        "udpguard": ["got it right", "got it right", "got it right"],
+    }
+    assert [line.split(": ")[0].strip() for line in details.splitlines()] == [
+        "naive recvfrom, impostor",
+        "naive recvfrom, second server",
+        "connect(), second server",
+        "address list, host name",
+    ]
+    assert "says the impostor" in details.splitlines()[0]
+
+
+def test_each_cell_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another client in udpguard's place gets what it deserves."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    three_clients = importlib.import_module("three_clients")
+    situation = three_clients.Situation("anything", [("192.0.2.1", 7), ("192.0.2.2", 7)], [b"one", b"two"])
+
+    def unable(servers: list[tuple[str, int]]) -> list[bytes]:
+        raise OSError("no way")
+
+    def verdict(client: object) -> str:
+        outcome: str = three_clients.put_to_the_test(client, situation).verdict
+        return outcome
+
+    assert verdict(lambda servers: [b"one", b"two"]) == "got it right"
+    assert verdict(lambda servers: [b"two", b"one"]) == "was fooled"
+    assert verdict(lambda servers: [b"one", b"forged"]) == "was fooled"
+    assert verdict(unable) == "could not do it"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no Ctrl-C can be sent to a child there")
+async def test_ctrl_c_ends_it() -> None:
+    with talking("three_clients.py") as talk:
+        await talk.until("Asking")
+        talk.interrupt()
+        status, _, err = await talk.end()
+    assert (status, err) == (INTERRUPTED, "")
