@@ -370,9 +370,7 @@ class Exchange(Details):
         passed: list[Target] = []
         while (target := self._choose(passed)) is not None:
             try:
-                if self._send_to(target):
-                    self._leave_unused()
-                    self._plan_next()
+                self._send_to(target)
             except _BusyError as obstacle:
                 busy.append(obstacle)
                 passed.append(target)
@@ -463,8 +461,8 @@ class Exchange(Details):
 
     # --------------------------------------------------------------------------------------------- sending
 
-    def _send_to(self, target: Target) -> bool:
-        """Send to a target; False: it waits for room or for the socket.
+    def _send_to(self, target: Target) -> None:
+        """Send to a target, or wait for room or for the socket.
 
         Raises:
             _BusyError: The target can't be asked now.
@@ -477,10 +475,10 @@ class Exchange(Details):
             if target.payload is None:
                 self._take_turn(target, key, taken)
             if not self._has_room() or not self._has_socket():
-                return False
+                return
             if target.payload is None:
                 payload = self._open_slots(target, payload, key)
-            return self._transmit(target, payload)
+            self._transmit(target, payload)
         except BaseException:
             # The places go to others; but what it was sent for already, it must keep.
             for gate in taken:
@@ -505,13 +503,13 @@ class Exchange(Details):
         self._guard.wait_for_socket(self._entry, self)
         return False
 
-    def _transmit(self, target: Target, payload: bytes) -> bool:
+    def _transmit(self, target: Target, payload: bytes) -> None:
         guard, registry = self._guard, self._guard.registry
         now = guard.clock()  # before it leaves: the process may lose its turn right after
         try:
             if not target.channel.transmit(payload, target.wire):
                 guard.wait_for_socket(self._entry, self)
-                return False
+                return
         except OSError as error:
             registry.counters.send_errors += 1
             raise sending_error(error, payload, target.wire) from error
@@ -519,7 +517,8 @@ class Exchange(Details):
             target.peer.back_off()
         target.sent += 1
         registry.note_sent(self._entry, target.slots, target.peer, now, target.original)
-        return True
+        self._leave_unused()
+        self._plan_next()
 
     def _payload(self, target: Target) -> tuple[bytes, object]:
         """What to send to a target, and the key in it."""
