@@ -96,7 +96,7 @@ class Passers:
         return self._counted(found, since)
 
     def resembling(self, wires: Iterable[Wire], since: float) -> dict[Wire, tuple[int, bytes]]:
-        """The same of those who share the host or the port of one of these; the eight busiest of each."""
+        """The same of those who share the host or the port of one of these; the latest eight of each."""
         self._index()
         found: dict[Wire, None] = {}
         for wire in wires:
@@ -125,7 +125,8 @@ class Passers:
             stamps.append(when)
             times[wire] = (stamps, sample)
         self._by_port, self._by_token = {}, {}
-        for wire in sorted(times, key=lambda wire: -len(times[wire][0])):
+        times = dict(sorted(times.items(), key=lambda item: -item[1][0][-1]))  # the latest first
+        for wire in times:
             self._by_port.setdefault(wire[:2], []).append(wire)
             for token in dict.fromkeys((*plain_tokens(wire), ANYWHERE)):
                 self._by_token.setdefault(token, []).append(wire)

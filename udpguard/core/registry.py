@@ -619,9 +619,9 @@ def _duplicate(slot: Slot) -> DuplicateTransactionError:
     token, _, key = slot
     peer = peer_of(token) if isinstance(token, bytes) and not is_wide(token) else None
     where = "the same source" if peer is None else str(peer)
-    shown = key.hex() if isinstance(key, bytes) else repr(key)
+    text = key.hex() if isinstance(key, bytes) else shown(key)
     return DuplicateTransactionError(
-        f"transaction {shown:.80} is already pending for {where}: give each request its own, "
+        f"transaction {text:.80} is already pending for {where}: give each request its own, "
         f"or let udpguard pick them with TransactionId(…, assign=True)",
         peer=peer,
         transaction=key,

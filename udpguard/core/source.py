@@ -213,6 +213,7 @@ class Source:
         if len(books) > _MOST_BOOKS:
             books = [known for known in books if known is book or self._needs(known)]
             self._live_by_book = {known.number: self._count(known) for known in books}
+            self.pools = {n: pool for n, pool in (self.pools or {}).items() if n in self._live_by_book}
         self.books = tuple(sorted(books, key=lambda known: known.rank))
 
     def _count(self, book: Book) -> int:

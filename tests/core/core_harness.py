@@ -1,0 +1,285 @@
+"""Drives a `Registry` as the shell does, and an oracle beside it; after each step both must say the same."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import random
+from collections import Counter
+from functools import cache
+from typing import Any
+
+from core_oracle import Oracle, Where, decide, places
+from typing_extensions import override
+
+from udpguard import DuplicateTransactionError
+from udpguard.core.address import Sources, Token, Wire, peer_of, wire_of
+from udpguard.core.correlation import Book, Correlator, TransactionId
+from udpguard.core.options import Limits
+from udpguard.core.registry import Registry
+from udpguard.core.source import Accept, Details, Entry
+from udpguard.core.verdict import Decision, Reason, Reply
+
+DECISIONS = {"accept": Decision.ACCEPT, "refuse": Decision.REFUSE, "provisional": Decision.PROVISIONAL}
+
+
+class Words(Correlator):
+    """A correlator of a user's, with its faults: it raises, and gives what can't be a key."""
+
+    def __init__(self) -> None:
+        self.faults = 0
+        self.calls = 0
+
+    @override
+    def request_key(self, data: bytes) -> object:
+        return self.reply_key(data)
+
+    @override
+    def reply_key(self, data: bytes) -> object:
+        self.calls += 1
+        if len(data) >= 3 and data[:1] == b"!":
+            self.faults += 1
+            raise LookupError("no key")
+        if len(data) >= 3 and data[:1] == b"?":
+            self.faults += 1
+            return []
+        return sum(data) % 5 if len(data) >= 3 else None
+
+
+def no_interface(name: str) -> int:
+    raise OSError(f"no interface {name}")
+
+
+@cache
+def wire(where: Where) -> Wire:
+    """The wire of a literal, by a way of its own."""
+    host, _, scope = where[0].partition("%")
+    return wire_of(ipaddress.ip_address(host).packed, where[1], int(scope or 0))
+
+
+class Harness:
+    """A registry and its oracle, and what became of each expectation."""
+
+    def __init__(self, limits: Limits = Limits(), seed: int = 0) -> None:  # noqa: B008 (frozen)
+        self.oracle = Oracle()
+        self.words = Words()
+        self.registry = Registry(limits, random.Random(seed).getrandbits)
+        self.registry.wants_unexpected = True
+        self.books: dict[str, Book] = {
+            "none": self.registry.book(None),
+            "long": self.registry.book(TransactionId(0, 2)),
+            "short": self.registry.book(TransactionId(0, 1, assign=True)),
+            "words": self.registry.book(self.words),
+        }
+        self.entries: list[Entry] = []
+        self.outcomes: list[tuple[int, str]] = []
+        self.asked: list[tuple[int, bytes]] = []
+        self.keys: dict[int, list[object]] = {}
+        self.tokens: dict[int, tuple[Token, ...]] = {}
+        self.peers: dict[int, Where] = {}
+        self.disagrees = False
+        """Whether a comparison with the oracle failed: nothing after it means anything."""
+
+    # ------------------------------------------------------------------------------------------- what users do
+
+    def begin(
+        self, peer: Where, reply_from: object, book: str, key: object, timeout: float, now: float, *,
+        accept: str | None = None, asks: bool = False,
+    ) -> int | None:  # fmt: skip
+        """Expect an answer, or (`asks`) get ready to send a question; None where the key is taken."""
+        number = len(self.entries)
+        tokens = Sources(reply_from, no_interface).tokens(wire(peer))  # type: ignore[arg-type]
+        plain = accept is None and not asks and len(tokens) == 1
+        more = None if plain else Details(self._accept(number, accept), asks=asks)
+        entry = Entry(number, now, timeout, more, plain=False)
+        self.entries.append(entry)
+        assert self.oracle.begin(timeout, now, accept=accept, asks=asks) == number
+        self.peers[number] = peer
+        self.tokens[number] = tokens
+        self.keys[number] = []
+        assert self.registry.room.enter()
+        entry.roomy = True
+        entry.source = self.registry.source(wire(peer))
+        self.registry.enter(entry)
+        if not self.listen(number, reply_from, book, key):
+            self.registry.end(entry, (Reason.LATE, now))
+            self.oracle.all[number].update(state="refused", ended=None)
+            self.outcomes.append((number, "refused"))
+            return None
+        return number
+
+    def wait(self, peer: Where, timeout: float, now: float) -> int:
+        """Wait for a turn, without listening yet."""
+        number = self.oracle.begin(timeout, now, accept=None, asks=True)
+        entry = Entry(number, now, timeout, Details(asks=True), plain=False)
+        self.entries.append(entry)
+        self.peers[number] = peer
+        self.keys[number] = []
+        self.registry.enter(entry)
+        return number
+
+    def listen(self, number: int, reply_from: object, book: str, key: object) -> bool:
+        """Let it be answered with this key (too); False where the key is taken."""
+        entry = self.entries[number]
+        where = places(self.peers[number], reply_from)
+        tokens = Sources(reply_from, no_interface).tokens(wire(self.peers[number]))  # type: ignore[arg-type]
+        assert len(tokens) == len(where)
+        self.tokens[number] = tokens
+        taken = self.oracle.is_taken(number, where, book, key)
+        try:
+            self.registry.listen(entry, tokens, self.books[book], key)
+        except DuplicateTransactionError as error:
+            assert taken, f"{key!r} was free: {error}"  # noqa: PT017
+            return False
+        assert not taken, f"{key!r} was taken"
+        self.oracle.listen(number, where, book, key, None)
+        self.keys[number].append(key)
+        return True
+
+    def send(self, number: int, which: int, now: float) -> None:
+        """Send a question, with one of its keys."""
+        entry, key = self.entries[number], self.keys[number][which % len(self.keys[number])]
+        slots = [slot for slot in entry.slots() if slot[2] == key]
+        peer = self.registry.source(wire(self.peers[number]))
+        self.registry.note_sent(entry, slots, peer, now, None)
+        self.oracle.send(number, key, now)
+
+    def request(self, peer: Where, book: str, key: object, timeout: float, now: float, *, assign: bool) -> int | None:
+        """Ask in the short way: one peer, one slot, sent at once."""
+        registry, number = self.registry, len(self.entries)
+        address = wire(peer)
+        entry = Entry(number, now, timeout, None, plain=True)
+        original = None
+        if assign:
+            book, original = "short", b"o"
+            pool = registry.pool(address, self.books["short"])
+            assert pool.gate.enter()
+            slot = registry.assign(pool, (address,), now)
+            assert slot is not None
+            key = slot[2]
+            assert not self.oracle.is_taken(None, places(peer, "peer"), "short", key), "an id in use was assigned"
+            entry.original = original
+        taken = self.oracle.is_taken(None, places(peer, "peer"), book, key)
+        try:
+            source = registry.source(address)
+            registry.open(entry, (address, self.books[book].number, key), source, self.books[book], now)
+        except DuplicateTransactionError:
+            assert taken
+            return None
+        assert not taken
+        assert registry.room.enter()
+        entry.roomy = True
+        registry.counters.sent += 1
+        assert self.oracle.begin(timeout, now, accept=None, asks=True) == number
+        self.entries.append(entry)
+        self.peers[number] = peer
+        self.keys[number] = [key]
+        self.oracle.listen(number, places(peer, "peer"), book, key, original)
+        self.oracle.send(number, key, now)
+        return number
+
+    def cancel(self, number: int, now: float) -> None:
+        going_on = self.oracle.all[number]["state"] in ("waiting", "pending")
+        assert self._withdraw(number, now) == going_on
+        self.oracle.cancel(number, now)
+
+    def expire(self, now: float) -> None:
+        due = self.registry.expire(now)
+        deadlines = [self.oracle.all[int(str(entry.future))]["deadline"] for entry in due]
+        assert deadlines == sorted(deadlines), "the earliest first"
+        numbers = [int(str(entry.future)) for entry in due]
+        self.outcomes += [(number, "timed out") for number in numbers]
+        assert sorted(numbers) == self.oracle.expire(now)
+
+    def close(self, now: float) -> None:
+        numbers = [int(str(entry.future)) for entry in self.registry.close(now)]
+        self.outcomes += [(number, "closed") for number in numbers]
+        assert sorted(numbers) == self.oracle.close(now)
+
+    def _withdraw(self, number: int, now: float) -> bool:
+        withdrawn = self.registry.withdraw(self.entries[number], now)
+        if withdrawn:
+            self.outcomes.append((number, "cancelled"))
+        return withdrawn
+
+    def _accept(self, number: int, kind: str | None) -> Accept | None:
+        if kind is None:
+            return None
+
+        def accept(reply: Reply) -> Any:
+            self.asked.append((number, reply.data))
+            if kind == "raise":
+                raise ArithmeticError("no")
+            if kind == "odd":
+                return 1
+            if kind == "cancel itself":
+                assert self._withdraw(number, self.now)
+            if kind == "cancel another":
+                live = [n for n, entry in enumerate(self.entries) if not entry.ended and n != number]
+                assert self._withdraw(live[0] if live else number, self.now)
+            return DECISIONS[decide(kind, reply.data)]
+
+        return accept
+
+    # --------------------------------------------------------------------------------------------- what comes
+
+    def receive(self, batch: list[tuple[bytes, Where]], now: float) -> list[int]:
+        """Take a batch; who was answered."""
+        self.now = now
+        self.disagrees = True
+        settled = self.registry.receive_batch([(data, wire(where)) for data, where in batch], now)
+        got = [(int(str(s.entry.future)), s.data, s.rtt, s.attempts) for s in settled]
+        assert got == [d for data, where in batch if (d := self.oracle.receive(data, where, now)) is not None]
+        assert self.asked == self.oracle.asked, "accept judges each reply once"
+        seen = [(u.data, tuple(u.peer), u.reason.value) for u in self.registry.unexpected]
+        assert seen == self.oracle.unexpected
+        self.registry.unexpected.clear()
+        self.oracle.unexpected.clear()
+        self.outcomes += [(number, "answered") for number, *_ in got]
+        self.disagrees = False
+        return [number for number, *_ in got]
+
+    # ----------------------------------------------------------------------------------------- what must hold
+
+    def check(self) -> None:
+        """What holds after each step."""
+        self.disagrees = True
+        got, wanted = self.registry.statistics(), self.oracle.counts
+        assert got.received == got.matched + got.duplicate + got.late + got.rejected + got.unknown_peer
+        for name in ("received", "matched", "duplicate", "late", "rejected", "unknown_peer"):
+            assert getattr(got, name) == wanted[name], name
+        for name in ("sent", "retransmitted", "timed_out", "cancelled"):
+            assert getattr(got, name) == wanted[name], name
+        assert got.hook_errors == wanted["accept_errors"] + self.words.faults
+        states = Counter(e["state"] for e in self.oracle.all)
+        assert (got.pending, got.waiting) == (states["pending"], states["waiting"])
+        assert self.registry.timetable.next_due() == self.oracle.next_deadline()
+        ended = Counter(number for number, _ in self.outcomes)
+        assert all(times == 1 for times in ended.values()), "one outcome each"
+        assert set(ended) == {e["id"] for e in self.oracle.all} - set(self.oracle.live())
+        self.disagrees = False
+
+    def check_nothing_left(self, now: float) -> None:
+        """What holds when all has ended."""
+        registry = self.registry
+        assert not self.oracle.live()
+        self.check()
+        assert registry._pending == {}
+        assert registry.waiting == set()
+        assert registry.room.free == registry.limits.pending
+        assert registry.timetable.next_due() == math.inf
+        assert len(registry.timetable) == 0
+        assert (registry.timetable._dead, registry.timetable._dead_steps) == (0, 0)
+        for source in registry._sources.values():
+            assert (source.live, source.keyless) == (0, None)
+            for pool in (source.pools or {}).values():
+                assert pool.gate.free == 256
+        registry.expire(now + 121)
+        assert not registry._shapes.any, "the kinds of wide sources are forgotten"
+
+    def where(self, number: int) -> Where:
+        return self.peers[number]
+
+
+def shown(address: Wire) -> Where:
+    return tuple(peer_of(address))
