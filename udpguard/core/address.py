@@ -219,7 +219,7 @@ def _literal(host: str, port: int, scope: int) -> Wire | None:
 
 
 def _scoped(host: str, port: int, scope: int, address: object, scope_index: Callable[[str], int]) -> Wire:
-    bare, percent, zone = host.partition("%")
+    bare, _, zone = host.partition("%")
     try:
         packed = ipaddress.IPv6Address(bare).packed
     except ValueError:
@@ -229,19 +229,15 @@ def _scoped(host: str, port: int, scope: int, address: object, scope_index: Call
         elif host.count(":") == 1:
             hint = ": the port goes beside the host, as in (host, port)"
         raise InvalidAddressError(f"{host!r} in {address!r} is not an IPv6 address{hint}", address=address) from None
-    if percent and not zone:
+    if not zone:
         raise InvalidAddressError(f"{host!r} in {address!r} has an empty scope", address=address)
-    if percent:
-        try:
-            index = int(zone) if zone.isdecimal() and zone.isascii() else scope_index(zone)
-        except (OSError, ValueError):
-            raise InvalidAddressError(
-                f"this machine has no interface {zone!r} (in {address!r})", address=address
-            ) from None
-        if not 0 < index < 2**32 or (scope and scope != index):
-            raise InvalidAddressError(f"the scope in {address!r} is contradictory or out of range", address=address)
-        scope = index
-    return wire_of(packed, port, scope)
+    try:
+        index = int(zone) if zone.isdecimal() and zone.isascii() else scope_index(zone)
+    except (OSError, ValueError):
+        raise InvalidAddressError(f"this machine has no interface {zone!r} (in {address!r})", address=address) from None
+    if not 0 < index < 2**32 or (scope and scope != index):
+        raise InvalidAddressError(f"the scope in {address!r} is contradictory or out of range", address=address)
+    return wire_of(packed, port, index)
 
 
 def _host_name(host: str, address: object) -> str:

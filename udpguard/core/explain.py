@@ -96,8 +96,7 @@ def _silence(facts: TimeoutFacts) -> str:
     if facts.heard:
         return "it was acknowledged, but its answer never came"
     if facts.untried:
-        shown = ", ".join(map(str, facts.untried[:3]))
-        return f"not tried in that time: {shown}"
+        return f"not tried in that time: {', '.join(map(str, facts.untried[:3]))}"
     if facts.attempts == 1:
         return "datagrams get lost: is the server up? if so, pass retry=udpguard.Retry() to send again"
     return "is the server up, and does a firewall let its replies through?" if facts.attempts else ""

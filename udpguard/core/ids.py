@@ -72,6 +72,7 @@ class IdPool:
         if slot is None and self._bits <= _LARGEST_QUEUE:
             if self._queue is None:
                 self._queue = self._fill(lately)
+                self._taken_at = now
             slot = self._oldest(self._queue, is_free)
         if slot is not None:
             self._taken_at = now

@@ -10,6 +10,7 @@ from typing import Final
 
 from typing_extensions import override
 
+from udpguard.core.explain import shown
 from udpguard.core.statistics import PeerStatistics
 
 Random = Callable[[], float]
@@ -43,12 +44,12 @@ def drawn(policy: RetryPolicy, peer: PeerStatistics | None, random: Random) -> t
     waits: list[float] = []
     for wait in policy.waits(peer, random):
         if isinstance(wait, bool) or not isinstance(wait, (int, float)) or not wait >= 0:
-            raise ValueError(f"{policy!r} gave {wait!r} as a wait: seconds of zero or more are needed")
+            raise ValueError(f"{shown(policy)} gave {shown(wait)} as a wait: seconds of zero or more are needed")
         if len(waits) == _MOST_ATTEMPTS:
-            raise ValueError(f"{policy!r} gave more than {_MOST_ATTEMPTS} waits: an endless schedule never ends")
+            raise ValueError(f"{shown(policy)} gave more than {_MOST_ATTEMPTS} waits: an endless schedule never ends")
         waits.append(wait)
     if not waits:
-        raise ValueError(f"{policy!r} gave no waits: a request is sent once at least")
+        raise ValueError(f"{shown(policy)} gave no waits: a request is sent once at least")
     return tuple(waits)
 
 
