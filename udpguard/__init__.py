@@ -3,7 +3,9 @@
 `open_endpoint` opens an endpoint; `await endpoint.request((host, port), data)` asks, and gives the one right answer.
 """
 
-from udpguard._client import Client, Expectation
+from types import FunctionType as _FunctionType
+
+from udpguard._client import Addresses, Client, Expectation, Payload
 from udpguard._endpoint import Endpoint, EndpointOpener, open_endpoint
 from udpguard._errors import (
     DatagramTooLargeError,
@@ -20,12 +22,15 @@ from udpguard.core.address import Address, Peer, ReplyFrom
 from udpguard.core.correlation import Correlator, TransactionId
 from udpguard.core.options import DEFAULT, Default, Limits
 from udpguard.core.retransmission import AdaptiveRetry, Retry, RetryPolicy
+from udpguard.core.source import Accept
 from udpguard.core.statistics import PeerStatistics, Statistics
 from udpguard.core.verdict import Decision, NearMiss, Reason, Reply, Unexpected
 
 __all__ = [
+    "Accept",
     "AdaptiveRetry",
     "Address",
+    "Addresses",
     "Client",
     "Correlator",
     "DEFAULT",
@@ -41,6 +46,7 @@ __all__ = [
     "InvalidAddressError",
     "Limits",
     "NearMiss",
+    "Payload",
     "Peer",
     "PeerStatistics",
     "PeerUnreachableError",
@@ -62,7 +68,7 @@ __all__ = [
 def _claim() -> None:
     """Let public names show this module as theirs, not the private one they are written in."""
     for value in [globals()[name] for name in __all__]:
-        if hasattr(value, "__qualname__"):
+        if isinstance(value, (type, _FunctionType)):
             value.__module__ = __name__
 
 

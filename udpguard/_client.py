@@ -12,7 +12,7 @@ from typing_extensions import Buffer, Self, TypeIs
 
 from udpguard._errors import InvalidAddressError
 from udpguard._exchange import Data, Exchange, Outgoing, Quota, send_now
-from udpguard._protocol import Guard, ReplyFuture, check_correlator, literal
+from udpguard._protocol import Guard, ReplyFuture, literal
 from udpguard._resolve import Answer, Resolver
 from udpguard._sending import check_size, checked_data
 from udpguard.core.address import (
@@ -30,7 +30,7 @@ from udpguard.core.address import (
     refusal_to_ask,
     refusal_to_send,
 )
-from udpguard.core.correlation import Correlator
+from udpguard.core.correlation import Correlator, check_correlator
 from udpguard.core.options import DEFAULT, DEFAULT_TIMEOUT, Default, check_hook, check_limit, checked_timeout
 from udpguard.core.retransmission import RetryPolicy
 from udpguard.core.source import Accept, Entry
@@ -201,7 +201,7 @@ class Client:
         entry = self._begin(addr, data, timeout, retry, reply_from, accept, plain=True)
         try:
             return await cast("asyncio.Future[bytes]", entry.future)
-        except (asyncio.CancelledError, GeneratorExit):
+        except BaseException:  # cancelled, or thrown into; a reply or a time-out has ended it already
             self._guard.withdraw(entry)
             raise
 
@@ -222,7 +222,7 @@ class Client:
         entry = self._begin(addr, data, timeout, retry, reply_from, accept, plain=False)
         try:
             return await cast("asyncio.Future[Reply]", entry.future)
-        except (asyncio.CancelledError, GeneratorExit):
+        except BaseException:  # cancelled, or thrown into; a reply or a time-out has ended it already
             self._guard.withdraw(entry)
             raise
 
@@ -309,9 +309,8 @@ class Client:
         wire = literal(addr)
         self._guard.channel_for(wire, addr)
         seconds = self._settings.timeout if isinstance(timeout, Default) else checked_timeout(timeout)
-        future = ReplyFuture(loop=loop)
-        entry = self._guard.expect(
-            future,
+        future = self._guard.expect(
+            loop,
             wire,
             self._book,
             timeout=DEFAULT_TIMEOUT if seconds is None else seconds,
@@ -319,7 +318,6 @@ class Client:
             accept=accept,
             transaction=transaction,
         )
-        future.withdraws(self._guard, entry)
         return Expectation(self, wire, future)
 
     async def send(self, addr: Address, data: Buffer) -> None:
@@ -353,7 +351,7 @@ class Client:
         entry = Outgoing(self._guard, channel, wire, payload).begin(asyncio.get_running_loop().create_future())
         try:
             await cast("asyncio.Future[None]", entry.future)
-        except (asyncio.CancelledError, GeneratorExit):
+        except BaseException:  # cancelled, or thrown into; a reply or a time-out has ended it already
             self._guard.withdraw(entry)
             raise
 

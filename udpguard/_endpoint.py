@@ -7,6 +7,7 @@ import contextlib
 import socket
 import warnings
 from collections.abc import Generator
+from typing import TYPE_CHECKING, NoReturn
 
 from typing_extensions import Self, override
 
@@ -14,7 +15,7 @@ from udpguard._client import Client, Settings, checked_quota
 from udpguard._errors import InvalidAddressError
 from udpguard._platform.portable import is_dual_stack
 from udpguard._platform.sockets import bound_socket, check_users_socket, local_wire, open_sockets, prepare
-from udpguard._protocol import Guard, GuardProtocol, UnexpectedHook, check_correlator, literal
+from udpguard._protocol import Guard, GuardProtocol, UnexpectedHook, literal
 from udpguard._resolve import Resolver
 from udpguard._transport import open_channel
 from udpguard.core.address import (
@@ -29,7 +30,7 @@ from udpguard.core.address import (
     sockaddr_of,
     wire_of_source,
 )
-from udpguard.core.correlation import Correlator
+from udpguard.core.correlation import Correlator, check_correlator
 from udpguard.core.options import DEFAULT, DEFAULT_TIMEOUT, Default, Limits
 from udpguard.core.retransmission import RetryPolicy
 from udpguard.core.statistics import PeerStatistics, Statistics
@@ -130,6 +131,12 @@ class EndpointOpener:
         assert self._endpoint is not None
         self._endpoint.close()
         await self._endpoint.wait_closed()
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            message = f"the endpoint is not open yet: write `endpoint = await udpguard.open_endpoint()` before .{name}"
+            raise AttributeError(message, name=name, obj=self)
 
     async def _open(self) -> Endpoint:
         if self._used:
@@ -251,6 +258,7 @@ class Endpoint(Client):
         refusal = refusal_to_send(wire)
         if refusal is not None:
             raise InvalidAddressError(refusal, address=(host, port))
+        self._guard.channel_for(wire, (host, port))
         return peer_of(wire)
 
     def statistics(self) -> Statistics:
@@ -267,7 +275,7 @@ class Endpoint(Client):
             InvalidAddressError: It is a name, or malformed.
         """
         source = self._guard.registry.known_source(literal(addr))
-        return None if source is None else source.statistics()
+        return None if source is None or not source.was_asked else source.statistics()
 
     @property
     def local_addr(self) -> Peer:

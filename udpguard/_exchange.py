@@ -29,15 +29,15 @@ from udpguard._errors import (
     PeerUnreachableError,
     UdpGuardError,
 )
-from udpguard._protocol import Guard, request_key
+from udpguard._protocol import Guard
 from udpguard._resolve import Answer, Resolver
 from udpguard._sending import check_size, checked_data, sending_error
 from udpguard._transport import Channel
 from udpguard.core.address import HostName, Sources, Wire, peer_of, refusal_to_ask
-from udpguard.core.correlation import Book, Correlator, Slot, TransactionId
+from udpguard.core.correlation import Book, Correlator, Slot, TransactionId, checked_id, request_key
 from udpguard.core.gate import Gate
 from udpguard.core.ids import IdPool
-from udpguard.core.retransmission import AdaptiveRetry, RetryPolicy, drawn
+from udpguard.core.retransmission import Retry, RetryPolicy, drawn
 from udpguard.core.source import Accept, Details, Entry, Source
 
 Data: TypeAlias = bytes | Callable[[int], bytes]
@@ -56,18 +56,20 @@ class Quota:
         limit: As many.
     """
 
-    __slots__ = ("_gates", "_limit")
+    __slots__ = ("_gates", "_limit", "_sweep_at")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._sweep_at = 1_024
         self._gates: dict[Wire, Gate[Entry]] = {}
 
     def gate(self, wire: Wire) -> Gate[Entry]:
         """The gate of a peer."""
         gate = self._gates.get(wire)
         if gate is None:
-            if len(self._gates) >= 1_024:
+            if len(self._gates) >= self._sweep_at:
                 self._gates = {w: g for w, g in self._gates.items() if g.free < self._limit}
+                self._sweep_at = max(1_024, 2 * len(self._gates))
             gate = self._gates[wire] = Gate(self._limit)
         return gate
 
@@ -75,7 +77,7 @@ class Quota:
 class Target:
     """One address that is asked."""
 
-    __slots__ = ("channel", "failed", "gates", "original", "payload", "peer", "place", "sent", "slots", "wire")
+    __slots__ = ("channel", "failed", "gates", "kept", "original", "payload", "peer", "place", "sent", "slots", "wire")
 
     def __init__(self, wire: Wire, place: int, channel: Channel, peer: Source) -> None:
         self.wire = wire
@@ -87,7 +89,9 @@ class Target:
         self.failed = 0
         """How often the operating system would not send it again."""
         self.gates: list[Gate[Entry]] = []
-        """The turns it needs."""
+        """The places it needs now."""
+        self.kept: list[Gate[Entry]] = []
+        """Those it keeps to the end, since it listens."""
         self.payload: bytes | None = None
         """What leaves, once it is known and the same for each attempt."""
         self.slots: tuple[Slot, ...] = ()
@@ -97,8 +101,11 @@ class Target:
 class _BusyError(Exception):
     """A target can't be asked now; perhaps there is a gate to wait at."""
 
-    def __init__(self, target: Target, gate: Gate[Entry] | None, reason: str) -> None:
+    def __init__(
+        self, target: Target, gate: Gate[Entry] | None, reason: str, error: UdpGuardError | None = None
+    ) -> None:
         super().__init__()
+        self.error = error
         self.target = target
         self.gate = gate
         self.reason = reason
@@ -230,6 +237,7 @@ class Exchange(Details):
         self._sources = sources
         self._quota = quota
         self._policy = policy
+        self.adapts = policy is not None and not isinstance(policy, Retry)
         self._waits: tuple[float, ...] = ()
         self._targets: list[Target] = []
         self._unresolved = 0
@@ -275,6 +283,8 @@ class Exchange(Details):
         if self._policy is not None:
             self._draw(self._policy)
         guard.check_loop()  # request_key and the policy are foreign code, which may have closed it
+        if timeout is None and not any(self._waits):
+            raise ValueError(f"{self._policy!r} ends at once: a reply needs time to come")
         movable = timeout is None and bool(names)
         self._fixed_end = not movable
         entry = Entry(future, guard.clock(), sum(self._waits) if timeout is None else timeout, self, plain=plain)
@@ -294,7 +304,8 @@ class Exchange(Details):
         self.label = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
     def _draw(self, policy: RetryPolicy) -> None:
-        known = self._targets[0].peer.statistics() if self._targets else None
+        peer = self._targets[0].peer if self._targets else None
+        known = peer.statistics() if peer is not None and peer.was_asked else None
         self._waits = drawn(policy, known, random.random)
 
     def _add_target(self, wire: Wire, place: int, channel: Channel) -> None:
@@ -303,23 +314,32 @@ class Exchange(Details):
         self._targets.sort(key=lambda target: target.place)
 
     def _resolved(self, place: int, name: HostName, answer: Answer) -> None:
-        """Take what the look-up of a name brought."""
+        """Take what the look-up of a name brought; others may wait for the same."""
         if self._entry.ended:
             return
+        try:
+            self._take_answer(place, name, answer)
+        except BaseException as error:
+            self._guard.fail(self._entry, error)
+
+    def _take_answer(self, place: int, name: HostName, answer: Answer) -> None:
         self._unresolved -= 1
-        first = not self._targets
+        known = len(self._targets)
         if isinstance(answer, BaseException):
             self._error = answer
         else:
             self._error = self._add_resolved(place, name, answer) or self._error
+        self.trouble = str(self._error) if self._error is not None else None
         if not self._targets:
             if not self._unresolved:
                 self._guard.fail(self._entry, self._error or _nowhere(name))
             return
-        if first and not self._fixed_end and self._policy is not None:
+        if not known and not self._fixed_end and self._policy is not None:
             self._draw(self._policy)
             self._guard.registry.timetable.move(self._entry, sum(self._waits))
             self._guard.due_at(self._entry.deadline)
+        if len(self._targets) == known:
+            return
         if not self.attempts:
             self._guard.go_on(self._entry)
         elif self._policy is None and self.step_at == math.inf and not self.heard:
@@ -349,6 +369,7 @@ class Exchange(Details):
         """Make the next attempt, or wait for what is in its way."""
         entry, registry = self._entry, self._guard.registry
         if entry.ended or self.heard:
+            registry.stop_waiting(entry, self)
             return
         if self._guard.is_abandoned(entry):
             self._guard.withdraw(entry)
@@ -359,21 +380,18 @@ class Exchange(Details):
         except _EndedError:
             return
         except BaseException as error:
+            # Whatever it is, it is this caller's, and no affair of whoever happened to let it go on.
             self._guard.fail(entry, error)
-            if not isinstance(error, Exception):
-                raise
 
     def _attempt(self) -> None:
         """Send to the first target that can be asked now."""
         self.waits_for = None
         busy: list[_BusyError] = []
-        passed: list[Target] = []
-        while (target := self._choose(passed)) is not None:
+        for target in self._in_turn():
             try:
                 self._send_to(target)
             except _BusyError as obstacle:
                 busy.append(obstacle)
-                passed.append(target)
             except (PeerUnreachableError, InvalidAddressError) as error:
                 if self._survives(target, error):
                     return
@@ -388,25 +406,24 @@ class Exchange(Details):
     def _survives(self, target: Target, error: UdpGuardError) -> bool:
         """Take note that a target can't be sent to; whether it was before, and may answer that yet."""
         self._error = error
+        self.trouble = str(error)
         if not target.sent:
             self._targets.remove(target)
             return False
-        self.trouble = str(error)
         target.failed += 1
         self._plan_next()
         return True
 
-    def _choose(self, passed: list[Target]) -> Target | None:
-        """The next target in turn; without a schedule each is asked once."""
+    def _in_turn(self) -> list[Target]:
+        """The targets in the order in which they are to be tried; without a schedule each is asked once."""
         if self._policy is None:
-            return next((t for t in self._targets if not t.sent and t not in passed), None)
-        in_turn = sorted(self._targets, key=lambda target: (target.sent + target.failed, target.place))
-        return next((t for t in in_turn if t not in passed), None)
+            return [target for target in self._targets if not target.sent]
+        return sorted(self._targets, key=lambda target: (target.sent + target.failed, target.place))
 
     def _leave_unused(self, keep: Sequence[Gate[Entry]] = ()) -> None:
         """Give back places that it was granted with targets that it did not ask after all, but for some."""
         registry = self._guard.registry
-        used = [gate for target in self._targets if target.sent for gate in target.gates]
+        used = [gate for target in self._targets for gate in target.kept]
         used += keep
         if self.attempts:
             used.append(registry.room)
@@ -426,6 +443,9 @@ class Exchange(Details):
 
     def _pass_over(self, busy: list[_BusyError]) -> None:
         """Wait until one of the targets that are busy can be asked."""
+        error = busy[0].error
+        if error is not None and not self.attempts and all(one.error is not None for one in busy):
+            raise error
         self.waits_for = busy[0].reason
         # Those who need several places take them in one order, the same for all, and hold what they have while they
         # wait for the next: so nobody waits for each other, and nothing is passed round for ever.
@@ -482,7 +502,7 @@ class Exchange(Details):
         except BaseException:
             # The places go to others; but what it was sent for already, it must keep.
             for gate in taken:
-                if gate in self.held and not target.sent:
+                if gate in self.held and gate not in target.kept:
                     registry.leave(self, gate)
             raise
 
@@ -513,8 +533,6 @@ class Exchange(Details):
         except OSError as error:
             registry.counters.send_errors += 1
             raise sending_error(error, payload, target.wire) from error
-        if self.attempts and isinstance(self._policy, AdaptiveRetry):
-            target.peer.back_off()
         target.sent += 1
         registry.note_sent(self._entry, target.slots, target.peer, now, target.original)
         self._leave_unused()
@@ -569,23 +587,21 @@ class Exchange(Details):
         assigns = self._assigns and key is not None
         if assigns:
             pool = self._pool(target)
-            assigned = registry.assign(pool, tokens, self._guard.clock())
+            assigned = registry.assign(pool, tokens, self._guard.clock(), target.wire)
             if assigned is None:
                 raise _BusyError(target, None, "id")
             self.held.remove(pool.gate)  # from now on the place is the id's
             self.assigned.append(assigned)
-            assert isinstance(key, bytes)
-            target.original, key = key, assigned[2]
+            target.original, key = checked_id(key), assigned[2]
         try:
-            target.slots = registry.listen(entry, tokens, self._book, key)
-        except DuplicateTransactionError:
-            if len(self._targets) == 1:
-                raise
-            raise _BusyError(target, None, "id") from None
+            target.slots = registry.listen(entry, tokens, self._book, key, target.wire)
+        except DuplicateTransactionError as error:
+            raise _BusyError(target, None, "id", error) from None
         if assigns:
             assert isinstance(self._correlator, TransactionId)
             assert isinstance(key, bytes)
             payload = self._correlator.stamped(payload, key)
+        target.kept += [gate for gate in target.gates if gate not in target.kept]
         if isinstance(self._data, bytes):
             target.payload = payload
         return payload

@@ -9,18 +9,18 @@ free now, set the timer.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import secrets
 import socket
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Final, TypeAlias, cast
 
 from typing_extensions import override
 
 from udpguard._errors import (
-    DuplicateTransactionError,
     EndpointClosedError,
     InvalidAddressError,
     PeerUnreachableError,
@@ -39,8 +39,8 @@ from udpguard.core.address import (
     refusal_to_ask,
     wire_of_source,
 )
-from udpguard.core.correlation import Book, Correlator, Slot, TransactionId
-from udpguard.core.explain import TimeoutFacts, explain, shown
+from udpguard.core.correlation import Book, Correlator, Slot, TransactionId, check_correlator, checked_id, request_key
+from udpguard.core.explain import TimeoutFacts, explain
 from udpguard.core.gate import Gate
 from udpguard.core.options import DEFAULT, DEFAULT_TIMEOUT, Default, Limits, check_hook, checked_timeout
 from udpguard.core.registry import Batch, Registry, Settled
@@ -56,6 +56,7 @@ UnexpectedHook: TypeAlias = Callable[[Unexpected], object]
 _FITS_EVERYWHERE: Final = 65_507
 # uvloop's timers fire up to half a millisecond early: a deadline that is not quite there must not spin.
 _SHORTEST_DELAY: Final = 0.0005
+_LATER: Final = 0.005
 
 
 class ReplyFuture(asyncio.Future[Reply]):
@@ -156,7 +157,7 @@ class Guard:
 
     def expect(
         self,
-        future: asyncio.Future[Reply],
+        loop: asyncio.AbstractEventLoop,
         wire: Wire,
         book: Book,
         *,
@@ -164,8 +165,8 @@ class Guard:
         reply_from: ReplyFrom,
         accept: Accept | None,
         transaction: object,
-    ) -> Entry:
-        """Begin to expect a reply that nothing is sent for here.
+    ) -> ReplyFuture:
+        """Begin to expect a reply that nothing is sent for here; its future withdraws it when it is cancelled.
 
         Raises:
             TooManyPendingError: As many as `Limits.pending` are pending.
@@ -178,6 +179,7 @@ class Guard:
         tokens = Sources(reply_from, socket.if_nametoindex).tokens(wire)
         registry = self.registry
         more = Details(accept) if accept is not None or len(tokens) > 1 else None
+        future = ReplyFuture(loop=loop)
         entry = Entry(future, self.clock(), timeout, more, plain=False)
         if not registry.room.enter():
             limit = registry.limits.pending
@@ -191,11 +193,12 @@ class Guard:
         registry.enter(entry)
         try:
             registry.listen(entry, tokens, book, transaction)
-        except (DuplicateTransactionError, TypeError):
-            registry.end(entry, (Reason.LATE, entry.began))
+        except BaseException:  # the hash of a foreign transaction may raise anything
+            registry.end(entry, None)
             raise
         self.due_at(entry.deadline)
-        return entry
+        future.withdraws(self, entry)
+        return future
 
     def ask(
         self,
@@ -219,11 +222,11 @@ class Guard:
             DuplicateTransactionError: Its transaction id is pending for this peer already.
         """
         registry = self.registry
-        if not self.takes(None) or registry.room.free <= 0 or len(data) > _FITS_EVERYWHERE:
+        if len(data) > _FITS_EVERYWHERE:
             return None
         channel = self.channel_for(wire, wire)
         key = request_key(correlator, data)
-        if self.closed:  # by request_key, which is foreign code
+        if self.closed or not self.takes(None) or registry.room.free <= 0:
             return None
         now = self.clock()
         entry = Entry(future, now, timeout, None, plain=plain)
@@ -233,24 +236,23 @@ class Guard:
                 return None
             entry.turn = turn
         elif isinstance(correlator, TransactionId) and correlator.assign:
-            assigned = self._assigned(wire, book, now)
-            if assigned is None:
+            original = checked_id(key)
+            key = self._assigned(wire, book, now)
+            if key is None:
                 return None
-            assert isinstance(key, bytes)
-            entry.original, key = key, assigned
-            data = correlator.stamped(data, assigned)
+            entry.original = original
+            data = correlator.stamped(data, key)
         slot: Slot = (wire, book.number, key)
         source = registry.source(wire)
         registry.open(entry, slot, source, book, now)
         registry.room.enter()
         entry.roomy = True
-        try:
+        sent = False
+        with contextlib.suppress(OSError, EndpointClosedError):
             sent = channel.transmit(data, wire)
-        except OSError:
-            sent = False
         if not sent:
             # The long way waits for the socket, or meets the error again and explains it.
-            registry.end(entry, (Reason.LATE, now))
+            registry.end(entry, None)
             return None
         registry.counters.sent += 1
         source.sent += 1
@@ -353,12 +355,18 @@ class Guard:
     def resume(self, whose: object) -> None:
         """Let those go on who held datagrams back, in their order, as far as the sockets take them."""
         self._paused.discard(whose)
+        self._let_out()
+
+    def _let_out(self) -> None:
         while not self._paused and (entry := self.writable.first()) is not None:
             self._foremost = entry
             self.go_on(entry)
             self._foremost = None
             if entry.more is not None and self.writable in entry.more.queued:
-                break  # the socket did not take it after all, and will tell again
+                break
+        if self.writable.has_queue and not self._paused and not self.closed and self.loop is not None:
+            # The socket took no more and paused nobody: nothing but time will tell when it does.
+            self.loop.call_later(_LATER, self._let_out)
 
     def _pump(self) -> None:
         """Let those go on whose turn it is; what they do may let others go on."""
@@ -445,12 +453,15 @@ class Guard:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for entry in self.registry.close(self.clock()):
-            error = EndpointClosedError("the endpoint was closed while the request was pending")
-            error.__cause__ = cause
-            settle_error(entry, error)
-        for channel in self.channels:
-            channel.close()
+        try:
+            for entry in self.registry.close(self.clock()):
+                error = EndpointClosedError("the endpoint was closed while this was pending")
+                error.__cause__ = cause
+                with contextlib.suppress(RuntimeError):  # a closed loop takes no calls: nobody is left to tell
+                    settle_error(entry, error)
+        finally:
+            for channel in self.channels:
+                channel.close()
 
     def opened(self) -> None:
         """Count one more socket."""
@@ -468,10 +479,14 @@ class Guard:
 
     async def wait_closed(self) -> None:
         """Wait until the last socket is closed."""
-        if self._open > 0:
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._closers.append(future)
-            await future
+        if self._open <= 0 or (self.closed and self.loop is not None and self.loop.is_closed()):
+            return
+        loop = asyncio.get_running_loop()
+        if loop is not self.loop:
+            raise RuntimeError("the endpoint belongs to another event loop: wait for it there")
+        future: asyncio.Future[None] = loop.create_future()
+        self._closers.append(future)
+        await future
 
     def statistics(self) -> Statistics:
         """The counters and gauges as they are."""
@@ -563,9 +578,8 @@ class GuardProtocol(asyncio.DatagramProtocol):
         loop = self._guard.check_loop()
         wire = literal(addr)
         seconds = DEFAULT_TIMEOUT if isinstance(timeout, Default) else checked_timeout(timeout)
-        future = ReplyFuture(loop=loop)
-        entry = self._guard.expect(
-            future,
+        return self._guard.expect(
+            loop,
             wire,
             self._book,
             timeout=seconds,
@@ -573,8 +587,6 @@ class GuardProtocol(asyncio.DatagramProtocol):
             accept=accept,
             transaction=transaction,
         )
-        future.withdraws(self._guard, entry)
-        return future
 
     def statistics(self) -> Statistics:
         """What was counted until now."""
@@ -644,41 +656,3 @@ def literal(addr: object) -> Wire:
     if refusal is not None:
         raise InvalidAddressError(refusal, address=addr)
     return wire
-
-
-def request_key(correlator: Correlator | None, data: bytes) -> Hashable | None:
-    """The key in a request.
-
-    Raises:
-        TypeError: It can't be hashed. What the correlator raises is raised, too.
-    """
-    if correlator is None:
-        return None
-    key = correlator.request_key(data)
-    try:
-        hash(key)
-    except TypeError:
-        raise TypeError(
-            f"{type(correlator).__name__}.request_key gave {shown(key)}, which can't be hashed: "
-            f"give bytes, a number or a tuple of such"
-        ) from None
-    return key
-
-
-def check_correlator(correlate: object) -> Correlator | None:
-    """Refuse what is no correlator.
-
-    Raises:
-        TypeError: It is none, or can't be hashed.
-    """
-    if correlate is None:
-        return None
-    if not isinstance(correlate, Correlator):
-        raise TypeError(f"correlate must be a udpguard.Correlator such as TransactionId(0, 2), not {correlate!r}")
-    try:
-        hash(correlate)
-    except TypeError:
-        raise TypeError(
-            f"{type(correlate).__name__} defines __eq__ without __hash__: define both (a frozen dataclass does)"
-        ) from None
-    return correlate

@@ -35,12 +35,12 @@ class Resolver:
             waiting.append(told)
             return
         self._asked[name] = [told]
-        task = asyncio.ensure_future(
-            self._loop.getaddrinfo(name.host, name.port, family=self._family, type=socket.SOCK_DGRAM),
-            loop=self._loop,
-        )
+        task = asyncio.ensure_future(self._getaddrinfo(name), loop=self._loop)
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._done(name, done))
+
+    async def _getaddrinfo(self, name: HostName) -> Any:
+        return await self._loop.getaddrinfo(name.host, name.port, family=self._family, type=socket.SOCK_DGRAM)
 
     def close(self) -> None:
         """Stop looking up, and tell those who asked."""
@@ -54,7 +54,16 @@ class Resolver:
         self._tasks.discard(task)
         answer = _answer(task)
         for told in self._asked.pop(name, ()):
-            told(_own(answer))
+            told(self._own(name, answer))
+
+    def _own(self, name: HostName, answer: Answer) -> Answer:
+        """The answer for one who asked: one exception shared by several would grow a wrong traceback."""
+        if not isinstance(answer, socket.gaierror):
+            return answer
+        only = ""
+        if self._family != socket.AF_UNSPEC:
+            only = " for IPv4" if self._family == socket.AF_INET else " for IPv6"
+        return socket.gaierror(answer.errno, f"{answer.strerror}: no address{only} is known of {name.host!r}")
 
 
 def _answer(task: asyncio.Future[Any]) -> Answer:
@@ -66,11 +75,4 @@ def _answer(task: asyncio.Future[Any]) -> Answer:
     wires: dict[Wire, None] = {}
     for _, _, _, _, address in task.result():
         wires[wire_of_source(address[0], address[1], address[3] if len(address) > 2 else 0)] = None
-    return list(wires)
-
-
-def _own(answer: Answer) -> Answer:
-    """The answer for one who asked: one exception shared by several would grow a wrong traceback."""
-    if isinstance(answer, OSError):
-        return type(answer)(*answer.args)
-    return answer
+    return list(wires) or socket.gaierror(socket.EAI_NONAME, "no address was given")

@@ -287,8 +287,9 @@ class UdpTransport(asyncio.DatagramTransport):
         if self._closing:
             return
         self._closing = True
-        self._loop.remove_reader(self._fd)
-        if not self._queue:
+        if self._queue and not self._loop.is_closed():
+            self._loop.remove_reader(self._fd)
+        else:
             self._end(None)
 
     @override

@@ -143,7 +143,7 @@ def test_a_name_of_full_length_may_end_in_a_dot() -> None:
         (("192.0.2.1", 0), "port 0 in"),
         (("192.0.2.1", -1), "port -1 in"),
         (("192.0.2.1", 65_536), "port 65536 in"),
-        (("192.0.2.1", 70_000), "ports 1 to 65535"),
+        (("192.0.2.1", 70_000), "a port is 1 to 65535"),
         (("::1", 7, 0, -1), "not an IPv6 socket address"),
         (("::1", 7, 0, 2**32), "not an IPv6 socket address"),
         (("::1", 7, None, 0), "not an IPv6 socket address"),

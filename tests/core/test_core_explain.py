@@ -87,7 +87,9 @@ def test_what_it_waited_for(reason: str) -> None:
 
 
 def test_an_expectation_sends_nothing() -> None:
-    assert told(attempts=None) == "no reply from 192.0.2.1:161 in 2.0 s"
+    assert told(attempts=None) == (
+        "no reply from 192.0.2.1:161 in 2.0 s; was the question sent, from this endpoint and in time?"
+    )
     assert told(attempts=None, near_misses=[stranger(count=1)]).startswith(
         "no reply from 192.0.2.1:161 in 2.0 s; 1 datagram came from 192.0.2.9:161 instead:\n"
     )

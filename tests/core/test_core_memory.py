@@ -165,7 +165,7 @@ def test_the_log_is_bounded() -> None:
     everything = Passers()
     for number in range(5_000):
         everything.add(b"", SERVER, float(number))
-    assert everything.resembling([SERVER], 0.0) == {SERVER: (1_024, b"")}
+    assert everything.resembling([SERVER], 0.0) == {SERVER: (512, b"")}
 
 
 def test_at_most_eight_are_told_of_a_wide_source() -> None:

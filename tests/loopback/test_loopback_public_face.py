@@ -15,7 +15,9 @@ CLASSES = [(name, value) for name, value in PUBLIC if inspect.isclass(value)]
 CONTRACT = [
     "DEFAULT",
     "AdaptiveRetry",
+    "Accept",
     "Address",
+    "Addresses",
     "Client",
     "Correlator",
     "DatagramTooLargeError",
@@ -29,6 +31,7 @@ CONTRACT = [
     "InvalidAddressError",
     "Limits",
     "NearMiss",
+    "Payload",
     "Peer",
     "PeerStatistics",
     "PeerUnreachableError",

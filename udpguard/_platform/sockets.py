@@ -15,6 +15,8 @@ logger = logging.getLogger("udpguard")
 # The kernel caps it (net.core.rmem_max). What it holds is what a busy event loop may leave unread.
 _RECEIVE_BUFFER: Final = 4 * 1024 * 1024
 _PORT_TRIES: Final = 16
+# A kernel without IPv6, or one that has it turned off.
+_MISSING_FAMILY: Final = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EADDRNOTAVAIL)
 _EVERY_INTERFACE: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 (that is meant)
 
 
@@ -52,6 +54,10 @@ def _open_each(
                 port = 0
                 opened.append(bound_socket((_EVERY_INTERFACE[family], 0), family, allow_broadcast=allow_broadcast))
                 continue
+            if error.errno not in _MISSING_FAMILY:
+                for other in opened:
+                    other.close()
+                raise
             logger.debug("no socket of family %s: %s", family, error)
             missing = error
             continue
@@ -124,12 +130,12 @@ def is_directed_broadcast(wire: Wire) -> bool:
     """
     if len(wire) != IPV4_WIRE:
         return False
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-        try:
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
             probe.connect(sockaddr_of(wire))
-        except OSError:
-            return False
+    except OSError:
+        return False
     return True
 
 

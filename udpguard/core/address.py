@@ -190,7 +190,7 @@ def _checked_port(port: object, address: object, *, lowest: int) -> int:
         )
     if not lowest <= port <= 65_535:
         raise InvalidAddressError(
-            f"port {port} in {address!r} is out of range: a datagram can be sent to ports 1 to 65535",
+            f"port {port} in {address!r} is out of range: a port is {lowest} to 65535",
             address=address,
         )
     return int(port)
@@ -226,7 +226,7 @@ def _scoped(host: str, port: int, scope: int, address: object, scope_index: Call
         hint = ""
         if host.startswith("["):
             hint = ": write it without brackets"
-        elif host.count(":") == 1:
+        elif host.count(":") == 1 and host.partition(":")[2].isdecimal():
             hint = ": the port goes beside the host, as in (host, port)"
         raise InvalidAddressError(f"{host!r} in {address!r} is not an IPv6 address{hint}", address=address) from None
     if not zone:

@@ -9,6 +9,7 @@ from typing import Final
 from typing_extensions import override
 
 from udpguard.core.address import Token
+from udpguard.core.explain import shown
 
 
 class Correlator(abc.ABC):
@@ -20,6 +21,8 @@ class Correlator(abc.ABC):
     Correlators that compare equal share their keys, over all the clients of an endpoint; so one that defines `__eq__`
     must define `__hash__` too (a frozen dataclass does both).
     """
+
+    __slots__ = ()
 
     @abc.abstractmethod
     def request_key(self, data: bytes) -> Hashable | None:
@@ -91,7 +94,7 @@ class TransactionId(Correlator):
 
     @override
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, TransactionId):
+        if not isinstance(other, TransactionId) or type(other) is not type(self):
             return NotImplemented
         return self._values() == other._values()
 
@@ -129,10 +132,59 @@ def space_of(correlator: Correlator) -> Hashable:
     `TransactionId`s that read the same bytes of a reply share one, so that an id picked for one client is never in
     use by another.
     """
-    if isinstance(correlator, TransactionId):
+    if type(correlator) is TransactionId:
         return (TransactionId, correlator.reply_offset, correlator.length)
     return correlator
 
 
 Slot = tuple[Token, int, Hashable]
 """What a datagram is looked up by: where it came from, the number of the book, and its key (None: it has none)."""
+
+
+def request_key(correlator: Correlator | None, data: bytes) -> Hashable | None:
+    """The key in a request.
+
+    Raises:
+        TypeError: It can't be hashed. What the correlator raises is raised, too.
+    """
+    if correlator is None:
+        return None
+    key = correlator.request_key(data)
+    try:
+        hash(key)
+    except TypeError:
+        raise TypeError(
+            f"{type(correlator).__name__}.request_key gave {shown(key)}, which can't be hashed: "
+            f"give bytes, a number or a tuple of such"
+        ) from None
+    return key
+
+
+def checked_id(key: object) -> bytes:
+    """The caller's own bytes where an id is to be assigned.
+
+    Raises:
+        TypeError: A class derived from `TransactionId` gave something else.
+    """
+    if not isinstance(key, bytes):
+        raise TypeError(f"request_key gave {shown(key)}: where ids are assigned it must give bytes")
+    return key
+
+
+def check_correlator(correlate: object) -> Correlator | None:
+    """Refuse what is no correlator.
+
+    Raises:
+        TypeError: It is none, or can't be hashed.
+    """
+    if correlate is None:
+        return None
+    if not isinstance(correlate, Correlator):
+        raise TypeError(f"correlate must be a udpguard.Correlator such as TransactionId(0, 2), not {correlate!r}")
+    try:
+        hash(correlate)
+    except TypeError:
+        raise TypeError(
+            f"{type(correlate).__name__} defines __eq__ without __hash__: define both (a frozen dataclass does)"
+        ) from None
+    return correlate

@@ -24,6 +24,10 @@ WAITED_FOR: Final = {
 """What a request may have waited for that was never sent."""
 
 
+class NoDecisionError(TypeError):
+    """`accept` returned something that is no answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class TimeoutFacts:
     """What is known of a request that timed out.
@@ -69,7 +73,9 @@ def _cause(facts: TimeoutFacts) -> str:
     refused = [miss for miss in facts.near_misses if miss.reason is Reason.REJECTED]
     strangers = [miss for miss in facts.near_misses if miss.reason is not Reason.REJECTED]
     if facts.objection is not None:
-        raised = f"accept raised {type(facts.objection).__name__}: {shown(facts.objection, str)}"
+        raised = shown(facts.objection, str)
+        if not isinstance(facts.objection, NoDecisionError):
+            raised = f"accept raised {type(facts.objection).__name__}: {raised}"
         return f"{_came(refused)} and {raised}" if refused else raised
     if refused:
         return _refusal(facts, refused)
@@ -97,6 +103,8 @@ def _silence(facts: TimeoutFacts) -> str:
         return "it was acknowledged, but its answer never came"
     if facts.untried:
         return f"not tried in that time: {', '.join(map(str, facts.untried[:3]))}"
+    if facts.attempts is None:
+        return "was the question sent, from this endpoint and in time?"
     if facts.attempts == 1:
         return "datagrams get lost: is the server up? if so, pass retry=udpguard.Retry() to send again"
     return "is the server up, and does a firewall let its replies through?" if facts.attempts else ""
@@ -116,7 +124,9 @@ def shown(value: object, how: Callable[[object], str] = repr) -> str:
     """A foreign object as text, whatever its own methods do."""
     try:
         return how(value)[:_LONGEST]
-    except Exception:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
         return f"<{type(value).__name__} that can't be shown>"
 
 

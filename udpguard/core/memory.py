@@ -58,7 +58,7 @@ class Ended:
         self._old.clear()
 
 
-_STRANGERS: Final = 1_024
+_LATEST: Final = 512
 _SAMPLE: Final = 64
 _MOST_TOLD: Final = 8
 
@@ -71,7 +71,7 @@ class Passers:
 
     __slots__ = ("_by_port", "_by_token", "_log", "_times")
 
-    def __init__(self, size: int = _STRANGERS) -> None:
+    def __init__(self, size: int = _LATEST) -> None:
         self._log: deque[Passed] = deque(maxlen=size)
         self._times: dict[Wire, tuple[list[float], bytes]] | None = None
         self._by_port: dict[bytes, list[Wire]] = {}

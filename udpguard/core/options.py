@@ -39,7 +39,10 @@ def checked_timeout(timeout: object) -> float:
         raise TypeError(f"timeout must be seconds or None, not {timeout!r}")
     if not timeout > 0:
         raise ValueError(f"timeout must be more than 0 seconds, not {timeout!r} (None: no deadline)")
-    return float(timeout)
+    try:
+        return float(timeout)
+    except OverflowError:
+        raise ValueError("timeout is longer than any clock counts: None means no deadline") from None
 
 
 def check_hook(name: str, hook: Callable[..., object] | None) -> None:

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -38,7 +38,7 @@ from udpguard.core.address import (
     without_scope,
 )
 from udpguard.core.correlation import Book, Correlator, Slot, TransactionId, space_of
-from udpguard.core.explain import shown
+from udpguard.core.explain import NoDecisionError, shown
 from udpguard.core.gate import Gate
 from udpguard.core.ids import IdPool, RandomBits
 from udpguard.core.memory import Ended, Mark, Passers
@@ -148,9 +148,8 @@ class Registry:
         """
         if slot[2] is None:
             source.add_keyless(entry)
-        elif slot in self._pending:
-            raise _duplicate(slot)
         else:
+            self._check_rivals(entry, slot[0:1], slot[1], slot[2], source.token)
             self._pending[slot] = entry
         entry.slot = slot
         entry.source = source
@@ -161,8 +160,17 @@ class Registry:
         if entry.deadline != math.inf:
             self.timetable.add(entry)
 
-    def listen(self, entry: Entry, tokens: Iterable[Token], book: Book, key: object) -> tuple[Slot, ...]:
+    def listen(
+        self, entry: Entry, tokens: Sequence[Token], book: Book, key: Hashable, asked: Token | None = None
+    ) -> tuple[Slot, ...]:
         """Let an exchange be answered in these slots (too).
+
+        Args:
+            entry: The exchange.
+            tokens: Where its reply may come from.
+            book: The book of its key.
+            key: The key; None for none.
+            asked: Whom it asks, where that is known.
 
         Raises:
             DuplicateTransactionError: A slot with a key is another's already; nothing has changed then.
@@ -170,9 +178,7 @@ class Registry:
         slots: tuple[Slot, ...] = tuple((token, book.number, key) for token in tokens)
         own = entry.slots()
         if key is not None:
-            for slot in slots:
-                if self._pending.get(slot, entry) is not entry:
-                    raise _duplicate(slot)
+            self._check_rivals(entry, tokens, book.number, key, asked)
         if not entry.listens:
             entry.listens = True
             self._listening += 1
@@ -181,6 +187,31 @@ class Registry:
             if slot not in own:
                 self._add_slot(entry, slot, book)
         return slots
+
+    def _check_rivals(
+        self, entry: Entry, tokens: Sequence[Token], number: int, key: Hashable, asked: Token | None
+    ) -> None:
+        """Refuse a key that is pending in one of these slots, or elsewhere for the same peer.
+
+        Raises:
+            DuplicateTransactionError: It is.
+        """
+        for token in tokens:
+            if self._pending.get((token, number, key), entry) is not entry:
+                raise _duplicate((token, number, key))
+        if asked is not None and (self._shapes.any or asked not in tokens):
+            peer = self._sources.get(asked)
+            for token in self._covering_tokens(asked):
+                other = self._pending.get((token, number, key), entry)
+                if other is not entry and other.source is peer:
+                    raise _duplicate((asked, number, key))
+
+    def _covering_tokens(self, asked: Token) -> list[Token]:
+        """The tokens of all that may be expected from a peer."""
+        if not isinstance(asked, bytes) or is_wide(asked):
+            return []
+        scoped = len(asked) == IPV6_WIRE and has_scope(asked)
+        return [asked, *([without_scope(asked)] if scoped else []), *self._shapes.tokens(asked, scoped=scoped)]
 
     def _add_slot(self, entry: Entry, slot: Slot, book: Book) -> None:
         token = slot[0]
@@ -209,9 +240,12 @@ class Registry:
             pool = source.pools[book.number] = IdPool(token, book.number, book.correlator.length, self._random_bits)
         return pool
 
-    def assign(self, pool: IdPool, tokens: Sequence[Token], now: float) -> Slot | None:
+    def assign(self, pool: IdPool, tokens: Sequence[Token], now: float, asked: Token | None = None) -> Slot | None:
         """Pick an id that is free in all the slots it will be expected in; None where none is."""
-        return pool.take(self._pending, self._ended, now, tokens[1:])
+        others = list(tokens[1:])
+        if self._shapes.any or asked not in (None, *tokens):
+            others += self._covering_tokens(asked or tokens[0])
+        return pool.take(self._pending, self._ended, now, others)
 
     def withdraw(self, entry: Entry, now: float) -> bool:
         """End an exchange that its caller gave up; whether it was still going on."""
@@ -221,8 +255,8 @@ class Registry:
         self.end(entry, (Reason.LATE, now))
         return True
 
-    def end(self, entry: Entry, mark: Mark) -> None:
-        """End an exchange, whatever the reason, and remember it for a while."""
+    def end(self, entry: Entry, mark: Mark | None) -> None:
+        """End an exchange, whatever the reason, and remember it for a while; None: nothing was sent, so forget it."""
         entry.ended = True
         if entry.deadline != math.inf:
             self.timetable.drop()
@@ -280,16 +314,17 @@ class Registry:
             more.woken = True
             self.woken.append(more)
 
-    def _drop_slot(self, entry: Entry, slot: Slot, mark: Mark) -> None:
+    def _drop_slot(self, entry: Entry, slot: Slot, mark: Mark | None) -> None:
         source = self._sources[slot[0]]
         source.drop_live(slot[1])
         if slot[2] is None:
             source.remove_keyless(entry)
         else:
-            del self._pending[slot]
+            self._pending.pop(slot, None)
         if is_wide(slot[0]):
-            self._shapes.remove(slot[0], mark[1])
-        self._ended.add(slot, mark)
+            self._shapes.remove(slot[0], mark[1] if mark is not None else entry.began)
+        if mark is not None:
+            self._ended.add(slot, mark)
 
     def turn(self, token: Token) -> Gate[Entry]:
         """The gate at which those who ask without a key wait for their turn with a source."""
@@ -303,11 +338,13 @@ class Registry:
         self.counters.sent += 1
         peer.sent += 1
         entry.sent_at = now
-        entry.source = peer
+        before, entry.source = entry.source, peer
         more = entry.more
         assert more is not None
         if more.attempts:
             self.counters.retransmitted += 1
+            if more.adapts and before is not None:
+                before.back_off()
         more.attempts += 1
         if peer not in more.asked:
             more.asked.append(peer)
@@ -329,15 +366,21 @@ class Registry:
         """
         settled: list[Settled] = []
         counters = self.counters
-        counters.received += len(batch)
         for data, wire in batch:
+            counters.received += 1
             source = self._sources.get(wire)
-            if self._shapes.any or (len(wire) == IPV6_WIRE and has_scope(wire)):
-                reason = self._judge(data, wire, self._covering(wire), None, now, settled)
-            elif source is None:
-                reason = Reason.UNKNOWN_PEER
-            else:
-                reason = self._judge_plain(data, wire, source, now, settled)
+            try:
+                if self._shapes.any or (len(wire) == IPV6_WIRE and has_scope(wire)):
+                    reason = self._judge(data, wire, self._covering(wire), None, now, settled)
+                elif source is None:
+                    reason = Reason.UNKNOWN_PEER
+                else:
+                    reason = self._judge_plain(data, wire, source, now, settled)
+            except BaseException as error:  # foreign keys compare, and foreign answers show themselves, as they like
+                counters.hook_errors += 1
+                reason = Reason.REJECTED
+                if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                    self.interrupt = error
             if reason is None:
                 counters.matched += 1
             else:
@@ -504,7 +547,7 @@ class Registry:
                 offer.reason = self._ended.reason(slot, now) or Reason.REJECTED
                 return True
             if decision is Decision.REFUSE:
-                offer.refused.append(entry)
+                offer.refused.add(entry)
                 return False
         if peer is not None:
             peer.matched += 1
@@ -513,6 +556,7 @@ class Registry:
         if decision is Decision.PROVISIONAL:
             more.heard = True
             self.timetable.drop_step(more)
+            self.stop_waiting(entry, more)
             return True
         self.end(entry, (Reason.DUPLICATE, now))
         offer.settled.append(Settled(entry, data, offer.wire, rtt, more.attempts))
@@ -540,7 +584,7 @@ class Registry:
                 return Decision.ACCEPT if answer else Decision.REFUSE
             if isinstance(answer, Decision):
                 return answer
-            more.objection = TypeError(f"accept returned {shown(answer)} instead of True, False or a Decision")
+            more.objection = NoDecisionError(f"accept returned {shown(answer)} instead of True, False or a Decision")
         self.counters.hook_errors += 1
         return Decision.REFUSE
 
@@ -555,6 +599,8 @@ class Registry:
             self.counters.timed_out += 1
             for peer in _asked(entry):
                 peer.timed_out += 1
+            if entry.more is not None and entry.more.adapts and entry.source is not None:
+                entry.source.back_off()
             self.end(entry, (Reason.LATE, now))
         self._shapes.prune(now)
         return due
@@ -597,20 +643,24 @@ class _Offer:
         self.wire = wire
         self.now = now
         self.settled = settled
-        self.refused: list[Entry] = []
+        self.refused: set[Entry] = set()
         """Those whose `accept` refused it; each is asked once, in however many of its slots the datagram falls."""
         self.reason: Reason | None = None
 
 
-def _keyless(source: Source) -> list[Entry]:
+def _keyless(source: Source) -> Iterator[Entry]:
+    """What is pending without a key, the oldest first; it may change meanwhile."""
     keyless = source.keyless
-    if keyless is None:
-        return []
-    return list(keyless) if isinstance(keyless, OrderedDict) else [keyless]
+    if isinstance(keyless, Entry):
+        yield keyless
+    elif keyless is not None:
+        first = next(iter(keyless))
+        yield first  # mostly it takes the datagram, and the others need not be looked at
+        yield from [entry for entry in keyless if entry is not first]
 
 
 def _asked(entry: Entry) -> list[Source]:
-    if entry.more is not None:
+    if entry.more is not None and entry.more.asked:
         return entry.more.asked
     return [entry.source] if entry.source is not None else []
 

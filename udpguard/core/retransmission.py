@@ -26,11 +26,12 @@ class RetryPolicy(abc.ABC):
     def waits(self, peer: PeerStatistics | None, random: Random) -> Iterable[float]:
         """The seconds to wait after each send; as many as there are sends, at most 1,000.
 
-        It is called once for each request. All but the last end with a retransmission, the last with the request's
-        end (unless the caller set a time-out, which then counts instead).
+        It is called once for each request (again when a name is resolved, for the peer that is asked). All but the last
+        end with a retransmission, the last with the request's end (unless the caller set a time-out, which then counts
+        instead).
 
         Args:
-            peer: What is known of the peer; None where it was never asked, or is not resolved yet.
+            peer: What is known of the peer; None where it was never asked, or its name is not resolved yet.
             random: Gives numbers in [0, 1) for jitter.
         """
 
@@ -192,6 +193,8 @@ class AdaptiveRetry(RetryPolicy):
         _check("minimum", self.minimum)
         _check("maximum", self.maximum, positive=True)
         _check("initial", self.initial, positive=True)
+        if self.minimum > self.maximum:
+            raise ValueError(f"minimum ({self.minimum!r}) must not be more than maximum ({self.maximum!r})")
 
     @override
     def waits(self, peer: PeerStatistics | None, random: Random) -> tuple[float, ...]:

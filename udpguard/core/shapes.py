@@ -60,7 +60,7 @@ class Shapes:
         """The tokens of these kinds that cover a peer, the most specific first."""
         found: list[Token] = []
         ipv4 = len(wire) == IPV4_WIRE
-        if (0, 0) in self._live or (1, 0) in self._live:
+        if (0, 0) in self._live:
             found.append(host_token(wire))
             if scoped:
                 found.append(without_scope(host_token(wire)))

@@ -40,6 +40,7 @@ class Details:
 
     __slots__ = (
         "accept",
+        "adapts",
         "asked",
         "asks",
         "assigned",
@@ -72,6 +73,8 @@ class Details:
         self.queued: list[Gate[Entry]] = []
         """The gates at which it waits for one."""
         self.attempts: int = 0
+        self.adapts: bool = False
+        """Whether its schedule follows the peer's round-trip time: an expiry backs the time-out off (RFC 6298, 5.5)."""
         self.heard: bool = False
         """Whether a provisional reply came."""
         self.step_at: float = math.inf
@@ -250,6 +253,11 @@ class Source:
     def back_off(self) -> None:
         """Learn from an expiry of the retransmission timer."""
         self.backoff = backed_off(self.backoff)
+
+    @property
+    def was_asked(self) -> bool:
+        """Whether anything was sent to it, or expected from it in vain or not."""
+        return bool(self.sent or self.matched or self.timed_out)
 
     def statistics(self) -> PeerStatistics:
         """What is known of the peer."""

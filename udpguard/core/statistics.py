@@ -23,7 +23,7 @@ class Statistics:
         timed_out: Requests and expectations that ended at their deadline.
         unreachable: Requests that ended because they could not be sent.
         cancelled: Requests that were cancelled, and expectations that were withdrawn.
-        send_errors: Sends that the operating system refused.
+        send_errors: Sends that the operating system refused, and errors it reported of a socket.
         hook_errors: Exceptions in `on_unexpected`, `accept` and `reply_key`.
         pending: Requests and expectations that wait for a reply now.
         waiting: Requests that wait to be sent now: for their turn, a name, an id, room, or the socket; and sends.

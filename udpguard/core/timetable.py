@@ -89,6 +89,8 @@ class Timetable(Generic[D, S]):
     def add_step(self, item: S, when: float) -> None:
         """Enter a step, in place of the one that was entered before."""
         self.drop_step(item)
+        if when == math.inf:
+            return
         item.step_at = when
         heapq.heappush(self._steps, (when, next(self._order), item))
 

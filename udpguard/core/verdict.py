@@ -72,7 +72,7 @@ class NearMiss:
         peer: Who sent it.
         reason: `Reason.REJECTED` for datagrams from the right place that were refused, `Reason.UNKNOWN_PEER` for
             those of a stranger that shares the peer's host or its port.
-        count: How many came.
+        count: How many came, among the latest 512 datagrams of either kind.
         data: The first bytes of the latest, at most 64.
     """
 

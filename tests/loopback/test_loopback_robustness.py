@@ -1,0 +1,396 @@
+"""What once went wrong under attack, each with its reason: a scripted socket, foreign code that misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import math
+import socket
+from collections.abc import Hashable
+from typing import Any
+
+import pytest
+from loopback_kit import turns, until
+
+import udpguard
+from udpguard import Correlator, Decision, Limits, Reply, Retry, RetryPolicy, TransactionId
+from udpguard._client import Client, Settings
+from udpguard._exchange import Quota
+from udpguard._platform import sockets
+from udpguard._protocol import Guard
+from udpguard._resolve import Resolver
+from udpguard.core.address import wire_of_source
+
+
+class ScriptedChannel:
+    """A socket that is full when the test says so, and fails as it says."""
+
+    def __init__(self, guard: Guard) -> None:
+        self.guard = guard
+        self.sent: list[tuple[bytes, int]] = []
+        self.full = False
+        self.error: OSError | None = None
+
+    def carries(self, wire: bytes) -> bool:
+        return True
+
+    def transmit(self, data: bytes, wire: bytes) -> bool:
+        if self.error is not None:
+            raise self.error
+        if self.full:
+            self.guard.pause(self)
+            return False
+        self.sent.append((data, int.from_bytes(wire[:2], "big")))
+        return True
+
+    def has_room(self) -> None:
+        self.full = False
+        self.guard.resume(self)
+
+    def catch_up(self) -> None:
+        pass
+
+    def close(self) -> None:
+        asyncio.get_running_loop().call_soon(self.guard.lost, None)
+
+    abort = close
+
+
+class ScriptedResolver(Resolver):
+    """Answers when the test says so."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop, socket.AF_UNSPEC)
+        self.told: list[Any] = []
+
+    def look_up(self, name: Any, told: Any) -> None:
+        self.told.append(told)
+
+    def answer(self, answer: Any) -> None:
+        told, self.told = self.told, []
+        for one in told:
+            one(answer)
+
+
+def made(
+    correlate: Correlator | None = None, *, limits: Limits | None = None, resolver: Resolver | None = None
+) -> tuple[Guard, ScriptedChannel, Client]:
+    guard = Guard(limits or Limits(), None)
+    loop = asyncio.get_running_loop()
+    guard.bind(loop)
+    channel = ScriptedChannel(guard)
+    guard.channels.append(channel)
+    guard.opened()
+    client = Client(guard, resolver or Resolver(loop, 0), correlate, Settings(5.0, None), None, allow_broadcast=False)
+    return guard, channel, client
+
+
+def at(port: int) -> tuple[str, int]:
+    return ("127.0.0.1", port)
+
+
+def wire(port: int) -> bytes:
+    return wire_of_source("127.0.0.1", port)
+
+
+def start(coroutine: Any) -> asyncio.Task[Any]:
+    return asyncio.ensure_future(coroutine)
+
+
+def assert_nothing_left(guard: Guard) -> None:
+    stats = guard.statistics()
+    assert (stats.pending, stats.waiting) == (0, 0)
+    assert guard.registry.room.free == guard.registry.limits.pending
+    assert not guard.writable.has_queue
+    assert stats.received == stats.matched + stats.duplicate + stats.late + stats.rejected + stats.unknown_peer
+
+
+async def test_a_provisional_reply_while_the_retransmission_waits_for_the_socket_blocks_nobody() -> None:
+    # The one that needs no retransmission any more stood in front of the queue for good.
+    guard, channel, client = made()
+
+    def accept(reply: Reply) -> bool | Decision:
+        return Decision.PROVISIONAL if reply.data == b"ack" else True
+
+    schedule = Retry(attempts=3, initial=0.01, multiplier=1.0, jitter=0.0)
+    first = start(client.request(at(1001), b"a", timeout=5, retry=schedule, accept=accept))
+    await turns()
+    channel.full = True
+    await until(lambda: guard.writable.has_queue)
+    second, third = start(client.request(at(1002), b"b")), start(client.send(at(1003), b"s"))
+    await turns()
+    guard.receive([(b"ack", wire(1001))])
+    channel.has_room()
+    await third
+    assert channel.sent == [(b"a", 1001), (b"b", 1002), (b"s", 1003)]
+    guard.receive([(b"A", wire(1001)), (b"B", wire(1002))])
+    assert [await first, await second] == [b"A", b"B"]
+    assert_nothing_left(guard)
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, StopIteration, GeneratorExit, ValueError])
+async def test_what_a_data_function_raises_is_its_own_callers_affair(error: type[BaseException]) -> None:
+    # It came out of whoever let the request go on: another's cancel(), the timer, the transport.
+    guard, channel, client = made()
+
+    def data(attempt: int) -> bytes:
+        raise error
+
+    first = guard.expect(
+        asyncio.get_running_loop(),
+        wire(1),
+        guard.registry.book(None),
+        timeout=9.0,
+        reply_from="peer",
+        accept=None,
+        transaction=None,
+    )
+    channel.full = True
+    blocked = start(client.request(at(1001), b"x"))
+    await turns()
+    raising, after = start(client.request(at(1002), data)), start(client.request(at(1003), b"after"))
+    await turns()
+    first.cancel()
+    channel.has_room()
+    await asyncio.gather(raising, return_exceptions=True)
+    assert channel.sent == [(b"x", 1001), (b"after", 1003)]
+    guard.receive([(b"X", wire(1001)), (b"AFTER", wire(1003))])
+    assert [await blocked, await after] == [b"X", b"AFTER"]
+    assert_nothing_left(guard)
+
+
+async def test_a_policy_that_raises_once_a_name_is_resolved_harms_only_its_request() -> None:
+    # The others who asked for the same name were never told.
+    class Unprepared(RetryPolicy):
+        def waits(self, peer: Any, random: Any) -> list[Any]:
+            return [0.3] if peer is None else [None]
+
+    resolver = ScriptedResolver(asyncio.get_running_loop())
+    guard, channel, client = made(resolver=resolver)
+    guard.registry.source(wire(7)).sent = 1
+    raising = start(client.request(("server.example", 7), b"a", retry=Unprepared()))
+    other, sent = start(client.request(("server.example", 7), b"b")), start(client.send(("server.example", 7), b"c"))
+    await turns()
+    resolver.answer([wire(7)])
+    with pytest.raises(ValueError, match="gave None as a wait"):
+        await raising
+    await sent
+    assert sorted(channel.sent) == [(b"b", 7), (b"c", 7)]
+    guard.receive([(b"B", wire(7))])
+    assert await other == b"B"
+    assert_nothing_left(guard)
+
+
+class Touchy:
+    """A key that raises when it is compared with another."""
+
+    def __hash__(self) -> int:
+        return 1
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("do not compare me")
+
+
+class TouchyKeys(Correlator):
+    def request_key(self, data: bytes) -> Hashable:
+        return 1
+
+    def reply_key(self, data: bytes) -> Hashable:
+        return Touchy() if data == b"bad" else 1
+
+
+async def test_a_key_that_can_not_be_compared_costs_no_other_reply() -> None:
+    # The rest of the batch was lost, and those already answered in it never woke.
+    guard, _, client = made(TouchyKeys())
+    first, second = start(client.request(at(1), b"a")), start(client.request(at(2), b"b"))
+    await turns()
+    guard.receive([(b"A", wire(1)), (b"bad", wire(2)), (b"B", wire(2))])
+    assert [await first, await second] == [b"A", b"B"]
+    assert (guard.statistics().hook_errors, guard.statistics().rejected) == (1, 1)
+    assert_nothing_left(guard)
+
+
+class Unshowable:
+    def __repr__(self) -> str:
+        raise asyncio.CancelledError
+
+    @property
+    def __class__(self) -> Any:
+        raise RuntimeError("nor may you ask what I am")
+
+
+async def test_an_answer_that_can_not_be_shown_costs_no_other_reply() -> None:
+    guard, _, client = made()
+    accept: Any = lambda reply: Unshowable()  # noqa: E731
+    asking = start(client.request(at(1), b"a", timeout=0.05, accept=accept))
+    other = start(client.request(at(2), b"b"))
+    await turns()
+    guard.receive([(b"A", wire(1)), (b"B", wire(2))])
+    assert await other == b"B"
+    with pytest.raises(udpguard.ReplyTimeoutError):
+        await asking
+    assert_nothing_left(guard)
+
+
+@pytest.mark.parametrize("assign", [True, False])
+async def test_keys_are_kept_apart_where_sources_overlap(assign: bool) -> None:
+    # An id picked for a request with reply_from="host" was picked for one to the same peer again.
+    guard, channel, client = made(TransactionId(0, 1, assign=assign))
+    asked = [(b"%c%d" % (n, n), "host" if n % 2 else "peer") for n in range(200)]
+    tasks = [start(client.request(at(7), data, reply_from=where)) for data, where in asked]
+    await turns()
+    assert len({data[0] for data, _ in channel.sent}) == 200
+    guard.receive([(data, wire(7)) for data, _ in channel.sent])
+    assert await asyncio.gather(*tasks) == [data for data, _ in asked]
+    assert_nothing_left(guard)
+
+
+@pytest.mark.parametrize("order", [("host", "peer"), ("peer", "host")])
+async def test_one_key_of_one_peer_is_pending_once_wherever_its_reply_may_come_from(order: tuple[str, str]) -> None:
+    guard, _, client = made(TransactionId(0, 1))
+    first = start(client.request(at(7), b"1a", reply_from=order[0]))
+    await turns()
+    with pytest.raises(udpguard.DuplicateTransactionError):
+        await client.request(at(7), b"1b", reply_from=order[1])
+    guard.receive([(b"1A", wire(7))])
+    assert await first == b"1A"
+    assert_nothing_left(guard)
+
+
+async def test_a_turn_is_kept_while_its_slot_listens() -> None:
+    # It waited for the socket with its slot open, and gave the turn away when another address was sent to first.
+    resolver = ScriptedResolver(asyncio.get_running_loop())
+    guard, channel, client = made(resolver=resolver)
+    channel.full = True
+    blocker = start(client.send(at(9), b"blocker"))
+    first = start(client.request([("server.example", 1001), at(1002)], b"A", retry=Retry(attempts=3, initial=9)))
+    await turns()
+    resolver.answer([wire(1001)])
+    channel.has_room()
+    await blocker
+    second = start(client.request(at(1002), b"B"))
+    await turns()
+    sent = [port for data, port in channel.sent if data == b"A"]
+    guard.receive([(b"reply to A", wire(sent[0]))])
+    assert await first == b"reply to A"
+    await turns()
+    guard.receive([(b"reply to B", wire(1002))])
+    assert await second == b"reply to B"
+    assert_nothing_left(guard)
+
+
+async def test_out_of_descriptors_is_not_a_missing_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.socket
+
+    class Scarce(real):  # type: ignore[misc,valid-type]
+        def __init__(self, family: int = -1, *args: Any, **kwargs: Any) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(errno.EMFILE, "Too many open files")
+            super().__init__(family, *args, **kwargs)
+
+    monkeypatch.setattr(sockets.socket, "socket", Scarce)
+    with pytest.raises(OSError, match="Too many open files"):
+        await udpguard.open_endpoint()
+    gc.collect()
+
+
+def test_an_endpoint_whose_loop_is_closed_closes_its_sockets() -> None:
+    async def opening() -> udpguard.Endpoint:
+        return await udpguard.open_endpoint()
+
+    endpoint = asyncio.run(opening())
+    socks = [channel._sock for channel in endpoint._guard.channels]  # type: ignore[attr-defined]
+    endpoint.close()
+    assert [sock.fileno() for sock in socks] == [-1] * len(socks)
+
+    async def closing() -> None:
+        await endpoint.wait_closed()
+
+    asyncio.run(closing())
+
+
+async def test_a_transaction_that_can_not_be_hashed_leaves_nothing() -> None:
+    class Unhashable:
+        def __hash__(self) -> int:
+            raise RuntimeError
+
+    guard, _, client = made(TransactionId(0, 2))
+    with pytest.raises(RuntimeError):
+        client.expect(at(1), transaction=Unhashable())
+    assert_nothing_left(guard)
+
+
+async def test_an_endless_wait_is_no_step_to_remember() -> None:
+    class Once(RetryPolicy):
+        def waits(self, peer: Any, random: Any) -> list[float]:
+            return [math.inf, 1.0]
+
+    guard, _, client = made()
+    for _ in range(100):
+        task = start(client.request(at(1), b"x", retry=Once()))
+        await turns()
+        guard.receive([(b"X", wire(1))])
+        assert await task == b"X"
+    assert len(guard.registry.timetable) == 0
+    assert_nothing_left(guard)
+
+
+async def test_an_exception_thrown_into_a_request_ends_it() -> None:
+    guard, _, client = made()
+    coroutine = client.request(at(1), b"x")
+    coroutine.send(None)
+    with pytest.raises(ValueError, match="thrown"):
+        coroutine.throw(ValueError("thrown"))
+    assert_nothing_left(guard)
+
+
+async def test_a_derived_transaction_id_reads_replies_in_its_own_way() -> None:
+    class LowerCase(TransactionId):
+        def request_key(self, data: bytes) -> bytes:
+            return data[:2].lower()
+
+        def reply_key(self, data: bytes) -> bytes:
+            return data[:2].lower()
+
+    guard, _, client = made(TransactionId(0, 2))
+    derived = Client(
+        guard, client._resolver, LowerCase(0, 2), Settings(5.0, None), None, allow_broadcast=False, owner=None
+    )
+    plain = start(client.request(at(1), b"zz"))
+    task = start(derived.request(at(1), b"AB"))
+    await turns()
+    guard.receive([(b"aB", wire(1)), (b"zz", wire(1))])
+    assert [await task, await plain] == [b"aB", b"zz"]
+    assert_nothing_left(guard)
+
+
+async def test_many_peers_with_a_quota_cost_what_few_do() -> None:
+    quota = Quota(1)
+    rebuilt = 0
+    gates = None
+    for number in range(5_000):
+        gate = quota.gate(number.to_bytes(6, "big"))
+        assert gate.enter()
+        rebuilt += quota._gates is not gates
+        gates = quota._gates
+    assert rebuilt <= 4, "the table is swept when it has doubled, not for each peer"
+
+
+async def test_a_list_of_many_busy_servers_is_looked_through_once() -> None:
+    guard, channel, client = made()
+    holders = [start(client.request(at(port), b"h")) for port in range(1000, 1300)]
+    await turns()
+    channel.sent.clear()
+    waiting = start(client.request([at(port) for port in range(1000, 1300)], b"w"))
+    await turns()
+    assert (channel.sent, guard.statistics().waiting) == ([], 1)
+    guard.receive([(b"H", wire(1150))])
+    await turns()
+    assert channel.sent == [(b"w", 1150)]
+    guard.receive([(b"W", wire(1150))])
+    assert await waiting == b"W"
+    for task in holders:
+        task.cancel()
+    await asyncio.gather(*holders, return_exceptions=True)
+    assert_nothing_left(guard)
