@@ -11,8 +11,10 @@ from typing import Final, NamedTuple, TypeAlias, cast
 from typing_extensions import Buffer, Self, TypeIs
 
 from udpguard._errors import InvalidAddressError
-from udpguard._exchange import Data, Exchange, Outgoing, Quota, send_now
-from udpguard._protocol import Guard, ReplyFuture, literal
+from udpguard._exchange import Data, Exchange, Quota
+from udpguard._guard import Guard, ReplyFuture
+from udpguard._outgoing import Outgoing, send_now
+from udpguard._protocol import literal
 from udpguard._resolve import Answer, Resolver
 from udpguard._sending import check_size, checked_data
 from udpguard.core.address import (

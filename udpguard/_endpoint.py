@@ -13,9 +13,10 @@ from typing_extensions import Self, override
 
 from udpguard._client import Client, Settings, checked_quota
 from udpguard._errors import InvalidAddressError
+from udpguard._guard import Guard, UnexpectedHook
 from udpguard._platform.portable import is_dual_stack
 from udpguard._platform.sockets import bound_socket, check_users_socket, local_wire, open_sockets, prepare
-from udpguard._protocol import Guard, GuardProtocol, UnexpectedHook, literal
+from udpguard._protocol import GuardProtocol, literal
 from udpguard._resolve import Resolver
 from udpguard._transport import open_channel
 from udpguard.core.address import (

@@ -17,8 +17,8 @@ import udpguard
 from udpguard import Correlator, Decision, Limits, Reply, Retry, RetryPolicy, TransactionId
 from udpguard._client import Client, Settings
 from udpguard._exchange import Quota
+from udpguard._guard import Guard
 from udpguard._platform import sockets
-from udpguard._protocol import Guard
 from udpguard._resolve import Resolver
 from udpguard.core.address import wire_of_source
 

@@ -1,0 +1,509 @@
+"""The registry meets asyncio: futures are settled, one timer is kept, what waits is let go on.
+
+All that comes from outside (a batch, the timer, a socket that takes datagrams again, a cancellation) ends in the same
+three steps: settle what the registry returns, let those go on who waited for what is free now, set the timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from typing import Final, TypeAlias, cast
+
+from typing_extensions import override
+
+from udpguard._errors import (
+    EndpointClosedError,
+    InvalidAddressError,
+    PeerUnreachableError,
+    ReplyTimeoutError,
+    TooManyPendingError,
+)
+from udpguard._transport import Channel
+from udpguard.core.address import (
+    ReplyFrom,
+    Sources,
+    Wire,
+    peer_of,
+)
+from udpguard.core.correlation import Book, Correlator, Slot, TransactionId, checked_id, request_key
+from udpguard.core.explain import TimeoutFacts, explain
+from udpguard.core.gate import Gate
+from udpguard.core.options import Limits, check_hook
+from udpguard.core.registry import Batch, Registry, Settled
+from udpguard.core.source import Accept, Details, Entry
+from udpguard.core.statistics import Statistics
+from udpguard.core.verdict import Reason, Reply, Unexpected
+
+logger = logging.getLogger("udpguard")
+
+UnexpectedHook: TypeAlias = Callable[[Unexpected], object]
+
+# What every family carries (`_sending.check_size` has the limits).
+_FITS_EVERYWHERE: Final = 65_507
+# uvloop's timers fire up to half a millisecond early: a deadline that is not quite there must not spin.
+_SHORTEST_DELAY: Final = 0.0005
+_LATER: Final = 0.005
+
+
+class ReplyFuture(asyncio.Future[Reply]):
+    """A future whose cancellation withdraws the expectation at once."""
+
+    _guard: Guard | None = None
+    _entry: Entry | None = None
+
+    def withdraws(self, guard: Guard, entry: Entry) -> None:
+        """What its cancellation ends."""
+        self._guard = guard
+        self._entry = entry
+
+    @override
+    def cancel(self, msg: object = None) -> bool:
+        if not super().cancel(msg):
+            return False
+        if self._guard is not None and self._entry is not None:
+            self._guard.withdraw(self._entry)
+        return True
+
+
+class Guard:
+    """The registry of one endpoint, and what asyncio adds to it.
+
+    Args:
+        limits: What may be held at once.
+        on_unexpected: Told of each datagram that was not delivered.
+    """
+
+    def __init__(self, limits: Limits, on_unexpected: UnexpectedHook | None) -> None:
+        if not isinstance(limits, Limits):
+            raise TypeError(f"limits must be a udpguard.Limits, not {limits!r}")
+        check_hook("on_unexpected", on_unexpected)
+        self.registry: Registry = Registry(limits, secrets.randbits)
+        self.registry.wants_unexpected = on_unexpected is not None
+        self.channels: list[Channel] = []
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.clock: Callable[[], float] = time.monotonic
+        self.closed: bool = False
+        self._paused: set[object] = set()
+        self.writable: Gate[Entry] = Gate(0)
+        """Those who wait until the sockets take datagrams again stand at this gate."""
+        self._hook = on_unexpected
+        self._hook_failed = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+        self._pumping = False
+        self._foremost: Entry | None = None
+        """Who waited for the sockets and has its turn now."""
+        self._open = 0
+        self._closers: list[asyncio.Future[None]] = []
+
+    # -------------------------------------------------------------------------------------------- the caller
+
+    def bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Belong to a loop from now on."""
+        self.loop = loop
+        # uvloop's time() stands still for up to a millisecond; both loops count CLOCK_MONOTONIC. A loop with a clock
+        # of its own, as for simulations, is asked.
+        kind = type(loop)
+        monotonic = kind.__module__.startswith("uvloop") or kind.time is asyncio.BaseEventLoop.time
+        self.clock = time.monotonic if monotonic else loop.time
+
+    def check_loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that runs, which must be the one it belongs to.
+
+        Raises:
+            EndpointClosedError: It was closed.
+            RuntimeError: No loop runs, or another one.
+        """
+        if self.closed:
+            raise EndpointClosedError("the endpoint is closed: open a new one")
+        loop = asyncio.get_running_loop()
+        if loop is not self.loop:
+            if self.loop is not None:
+                raise RuntimeError(
+                    "the endpoint belongs to another event loop: open one in each loop (asyncio.run starts a new one)"
+                )
+            self.bind(loop)
+        return loop
+
+    def channel_for(self, wire: Wire, address: object) -> Channel:
+        """The socket that reaches a peer.
+
+        Raises:
+            InvalidAddressError: None does.
+        """
+        for channel in self.channels:
+            if channel.carries(wire):
+                return channel
+        family = "IPv4" if len(wire) == 6 else "IPv6"
+        raise InvalidAddressError(
+            f"this endpoint has no {family} socket, so it can't reach {peer_of(wire)}: "
+            f"open it without local_addr, sock and family, or for {family}",
+            address=address,
+        )
+
+    def expect(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        wire: Wire,
+        book: Book,
+        *,
+        timeout: float,
+        reply_from: ReplyFrom,
+        accept: Accept | None,
+        transaction: object,
+    ) -> ReplyFuture:
+        """Begin to expect a reply that nothing is sent for here; its future withdraws it when it is cancelled.
+
+        Raises:
+            TooManyPendingError: As many as `Limits.pending` are pending.
+            DuplicateTransactionError: The transaction is expected already.
+            ValueError: There is a transaction but no correlator, or `reply_from` makes no sense.
+        """
+        if transaction is not None and book.correlator is None:
+            raise ValueError("transaction=… needs a correlator to find it in replies: pass correlate=…")
+        check_hook("accept", accept)
+        tokens = Sources(reply_from, socket.if_nametoindex).tokens(wire)
+        registry = self.registry
+        more = Details(accept) if accept is not None or len(tokens) > 1 else None
+        future = ReplyFuture(loop=loop)
+        entry = Entry(future, self.clock(), timeout, more, plain=False)
+        if not registry.room.enter():
+            limit = registry.limits.pending
+            raise TooManyPendingError(
+                f"{limit} requests and expectations are pending, as many as Limits(pending=…) allows: "
+                f"raise it, or wait for some to end",
+                limit=limit,
+            )
+        entry.roomy = True
+        entry.source = registry.source(wire)
+        registry.enter(entry)
+        try:
+            registry.listen(entry, tokens, book, transaction)
+        except BaseException:  # the hash of a foreign transaction may raise anything
+            registry.end(entry, None)
+            raise
+        self.due_at(entry.deadline)
+        future.withdraws(self, entry)
+        return future
+
+    def ask(
+        self,
+        future: asyncio.Future[object],
+        wire: Wire,
+        data: bytes,
+        timeout: float,
+        correlator: Correlator | None,
+        book: Book,
+        *,
+        plain: bool,
+    ) -> Entry | None:
+        """Send a question that needs nothing but one reply from its peer, if nothing is in its way.
+
+        It is the short way through what `_exchange.Exchange` does in full, at about half the cost.
+
+        Returns:
+            The entry, or None where something is in its way: nothing has happened then.
+
+        Raises:
+            DuplicateTransactionError: Its transaction id is pending for this peer already.
+        """
+        registry = self.registry
+        if len(data) > _FITS_EVERYWHERE:
+            return None
+        channel = self.channel_for(wire, wire)
+        key = request_key(correlator, data)
+        if self.closed or not self.takes(None) or registry.room.free <= 0:
+            return None
+        now = self.clock()
+        entry = Entry(future, now, timeout, None, plain=plain)
+        if key is None:
+            turn = registry.turn(wire)
+            if not turn.enter():
+                return None
+            entry.turn = turn
+        elif isinstance(correlator, TransactionId) and correlator.assign:
+            original = checked_id(key)
+            key = self._assigned(wire, book, now)
+            if key is None:
+                return None
+            entry.original = original
+            data = correlator.stamped(data, key)
+        slot: Slot = (wire, book.number, key)
+        source = registry.source(wire)
+        registry.open(entry, slot, source, book, now)
+        registry.room.enter()
+        entry.roomy = True
+        sent = False
+        with contextlib.suppress(OSError, EndpointClosedError):
+            sent = channel.transmit(data, wire)
+        if not sent:
+            # The long way waits for the socket, or meets the error again and explains it.
+            registry.end(entry, None)
+            return None
+        registry.counters.sent += 1
+        source.sent += 1
+        self.due_at(entry.deadline)
+        return entry
+
+    def _assigned(self, wire: Wire, book: Book, now: float) -> bytes | None:
+        """An id for a request to this peer, with its place at the pool's gate; None where none is free."""
+        pool = self.registry.pool(wire, book)
+        if not pool.gate.enter():
+            return None
+        slot = self.registry.assign(pool, (wire,), now)
+        if slot is None:
+            pool.gate.leave()
+            return None
+        assert isinstance(slot[2], bytes)
+        return slot[2]
+
+    def withdraw(self, entry: Entry) -> None:
+        """End an exchange that its caller gave up."""
+        if self.registry.withdraw(entry, self.clock()):
+            self._pump()
+
+    def is_abandoned(self, entry: Entry) -> bool:
+        """Whether its caller was cancelled, and will withdraw it when its task gets to run."""
+        return cast("asyncio.Future[object]", entry.future).done()
+
+    def fail(self, entry: Entry, error: BaseException) -> None:
+        """End an exchange with an error for its caller."""
+        if entry.ended:
+            return
+        if isinstance(error, PeerUnreachableError):
+            self.registry.counters.unreachable += 1
+        self.registry.end(entry, (Reason.LATE, self.clock()))
+        settle_error(entry, error)
+        self._pump()
+
+    def finish(self, entry: Entry) -> None:
+        """End what had but to be sent."""
+        self.registry.end(entry, (Reason.LATE, self.clock()))
+        future = cast("asyncio.Future[object]", entry.future)
+        if not future.done():
+            future.set_result(None)
+
+    def go_on(self, entry: Entry) -> None:
+        """Let an exchange take its next step."""
+        if entry.more is not None:
+            self.registry.wake(entry.more)
+        self._pump()
+
+    # ------------------------------------------------------------------------------------------- the network
+
+    def receive(self, batch: Batch) -> None:
+        """Take what one drain of a socket read."""
+        if self.closed:
+            return
+        settled = self.registry.receive_batch(batch, self.clock())
+        for one in settled:
+            settle(one)
+        try:
+            if self.registry.unexpected:
+                self._tell()
+        finally:
+            if self.registry.woken:
+                self._pump()
+        if self.registry.interrupt is not None:
+            interrupt, self.registry.interrupt = self.registry.interrupt, None
+            raise interrupt
+
+    def _tell(self) -> None:
+        """Tell the hook what was not delivered, now that the registry is at rest."""
+        unexpected, self.registry.unexpected = self.registry.unexpected, []
+        assert self._hook is not None
+        for datagram in unexpected:
+            try:
+                self._hook(datagram)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException:
+                self.registry.counters.hook_errors += 1
+                # What strangers send must not be able to fill the log: the first is shown, the others are counted.
+                level = logging.DEBUG if self._hook_failed else logging.ERROR
+                self._hook_failed = True
+                logger.log(level, "on_unexpected raised, and is called again all the same", exc_info=True)
+
+    def takes(self, entry: Entry | None) -> bool:
+        """Whether the sockets take a datagram now, of this exchange or of one that has not waited yet."""
+        return not self._paused and (not self.writable.has_queue or (entry is not None and entry is self._foremost))
+
+    def wait_for_socket(self, entry: Entry, more: Details) -> None:
+        """Let an exchange wait until the sockets take datagrams; who has waited already stays in front."""
+        more.waits_for = "socket"
+        more.queued.append(self.writable)
+        self.writable.wait(entry, first=entry is self._foremost)
+
+    def pause(self, whose: object) -> None:
+        """Hold the datagrams back: a socket takes none."""
+        self._paused.add(whose)
+
+    def resume(self, whose: object) -> None:
+        """Let those go on who held datagrams back, in their order, as far as the sockets take them."""
+        self._paused.discard(whose)
+        self._let_out()
+
+    def _let_out(self) -> None:
+        while not self._paused and (entry := self.writable.first()) is not None:
+            self._foremost = entry
+            self.go_on(entry)
+            self._foremost = None
+            if entry.more is not None and self.writable in entry.more.queued:
+                break
+        if self.writable.has_queue and not self._paused and not self.closed and self.loop is not None:
+            # The socket took no more and paused nobody: nothing but time will tell when it does.
+            self.loop.call_later(_LATER, self._let_out)
+
+    def _pump(self) -> None:
+        """Let those go on whose turn it is; what they do may let others go on."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while self.registry.woken:
+                more = self.registry.woken.popleft()
+                more.woken = False
+                more.step()
+        finally:
+            self._pumping = False
+            if self.registry.woken and self.loop is not None:  # one of them raised what ends programs
+                self.loop.call_soon(self._pump)
+
+    # -------------------------------------------------------------------------------------------------- time
+
+    def due_at(self, when: float) -> None:
+        """See to it that the timer fires then or before."""
+        if when >= self._timer_at or self.loop is None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = when
+        self._timer = self.loop.call_later(max(when - self.clock(), _SHORTEST_DELAY), self._on_timer)
+
+    def _on_timer(self) -> None:
+        stalled = self.clock() - self._timer_at
+        self._timer = None
+        self._timer_at = math.inf
+        try:
+            # A reply that lies in the socket already is in time, however late the loop gets to read it.
+            for channel in self.channels:
+                channel.catch_up()
+        finally:
+            if not self.closed:
+                self._fall_due(stalled)
+
+    def _fall_due(self, stalled: float) -> None:
+        now = self.clock()
+        for entry in self.registry.expire(now):
+            settle_error(entry, self._timed_out(entry, stalled))
+        for more in self.registry.timetable.steps(now):
+            self.registry.wake(more)
+        try:
+            self._pump()
+        finally:
+            self.due_at(self.registry.timetable.next_due())
+
+    def _timed_out(self, entry: Entry, stalled: float) -> ReplyTimeoutError:
+        more = entry.more or Details()
+        asked = [source.token for source in more.asked] or ([entry.source.token] if entry.source is not None else [])
+        wires = [token for token in asked if isinstance(token, bytes)]
+        latest = None if entry.source is None else entry.source.token
+        peer = peer_of(latest) if isinstance(latest, bytes) else None
+        attempts = more.attempts if more.asks else None if entry.sent_at is None else 1
+        near_misses = self.registry.near_misses(entry, wires)
+        facts = TimeoutFacts(
+            asked=more.label or str(peer),
+            timeout=entry.timeout,
+            attempts=attempts,
+            waited_for=more.waits_for,
+            near_misses=near_misses,
+            objection=more.objection,
+            has_accept=more.accept is not None,
+            has_key=any(slot[2] is not None for slot in entry.slots()),
+            heard=more.heard,
+            stalled=stalled,
+            trouble=more.trouble,
+            untried=more.untried,
+        )
+        return ReplyTimeoutError(
+            explain(facts), peer=peer, timeout=entry.timeout, attempts=attempts or 0, near_misses=near_misses
+        )
+
+    # --------------------------------------------------------------------------------------------------- end
+
+    def close(self, cause: BaseException | None = None) -> None:
+        """Fail what is pending, and close the sockets."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        try:
+            for entry in self.registry.close(self.clock()):
+                error = EndpointClosedError("the endpoint was closed while this was pending")
+                error.__cause__ = cause
+                with contextlib.suppress(RuntimeError):  # a closed loop takes no calls: nobody is left to tell
+                    settle_error(entry, error)
+        finally:
+            for channel in self.channels:
+                channel.close()
+
+    def opened(self) -> None:
+        """Count one more socket."""
+        self._open += 1
+
+    def lost(self, cause: BaseException | None) -> None:
+        """Count one socket less, without which the others are closed too."""
+        self._open -= 1
+        self.close(cause)
+        if self._open <= 0:
+            closers, self._closers = self._closers, []
+            for future in closers:
+                if not future.done():
+                    future.set_result(None)
+
+    async def wait_closed(self) -> None:
+        """Wait until the last socket is closed."""
+        if self._open <= 0 or (self.closed and self.loop is not None and self.loop.is_closed()):
+            return
+        loop = asyncio.get_running_loop()
+        if loop is not self.loop:
+            raise RuntimeError("the endpoint belongs to another event loop: wait for it there")
+        future: asyncio.Future[None] = loop.create_future()
+        self._closers.append(future)
+        await future
+
+    def statistics(self) -> Statistics:
+        """The counters and gauges as they are."""
+        return self.registry.statistics()
+
+
+def settle(settled: Settled) -> None:
+    """Hand a reply to its caller, unless the caller has gone."""
+    entry = settled.entry
+    future = cast("asyncio.Future[object]", entry.future)
+    if future.done():
+        return
+    if entry.plain:
+        future.set_result(settled.data)
+    else:
+        future.set_result(Reply(settled.data, peer_of(settled.wire), settled.rtt, settled.attempts))
+
+
+def settle_error(entry: Entry, error: BaseException) -> None:
+    """Hand an error to its caller, unless the caller has gone."""
+    future = cast("asyncio.Future[object]", entry.future)
+    if future.done():
+        return
+    if isinstance(error, StopIteration):  # which no future can hold
+        error = RuntimeError(f"{error!r} was raised").with_traceback(error.__traceback__)
+    future.set_exception(error)
+    future.exception()  # marks it as seen: an expectation that nobody awaits makes no noise
