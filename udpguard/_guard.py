@@ -32,7 +32,7 @@ from udpguard.core.address import (
     Wire,
     peer_of,
 )
-from udpguard.core.correlation import Book, Correlator, Slot, TransactionId, checked_id, request_key
+from udpguard.core.correlation import Book, Correlator, TransactionId, checked_id, request_key
 from udpguard.core.explain import TimeoutFacts, explain
 from udpguard.core.gate import Gate
 from udpguard.core.options import Limits, check_hook
@@ -235,9 +235,8 @@ class Guard:
                 return None
             entry.original = original
             data = correlator.stamped(data, key)
-        slot: Slot = (wire, book.number, key)
         source = registry.source(wire)
-        registry.open(entry, slot, source, book, now)
+        registry.open(entry, wire, source, book, key, now)
         registry.room.enter()
         entry.roomy = True
         sent = False
@@ -257,7 +256,7 @@ class Guard:
         pool = self.registry.pool(wire, book)
         if not pool.gate.enter():
             return None
-        slot = self.registry.assign(pool, (wire,), now)
+        slot = self.registry.assign(pool, (wire,), now, wire)
         if slot is None:
             pool.gate.leave()
             return None

@@ -162,7 +162,7 @@ class Harness:
         taken = self.oracle.is_taken(None, places(peer, "peer"), book, key)
         try:
             source = registry.source(address)
-            registry.open(entry, (address, self.books[book].number, key), source, self.books[book], now)
+            registry.open(entry, address, source, self.books[book], key, now)
         except DuplicateTransactionError:
             assert taken
             return None

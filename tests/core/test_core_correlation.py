@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from typing_extensions import override
 
 from udpguard import Correlator, TransactionId
-from udpguard.core.correlation import Book, space_of
+from udpguard.core.correlation import Book, checked_id, space_of
 
 
 def test_the_key_is_at_its_place() -> None:
@@ -120,3 +120,9 @@ def test_those_that_read_the_same_bytes_share_a_book() -> None:
 def test_the_longest_key_reads_first() -> None:
     books = [Book(1, Everything()), Book(2, TransactionId(0, 2)), Book(3, TransactionId(8, 8)), Book(0, None)]
     assert [book.number for book in sorted(books, key=lambda book: book.rank)] == [3, 2, 1, 0]
+
+
+def test_only_bytes_can_be_replaced_by_an_id() -> None:
+    assert checked_id(b"ab") == b"ab"
+    with pytest.raises(TypeError, match="it must give bytes"):
+        checked_id(7)

@@ -297,7 +297,7 @@ def test_an_id_of_an_exchange_without_extras_comes_back() -> None:
     assert assigned is not None
     entry = Entry(None, 0.0, 5.0, None, plain=True)
     entry.original = b"o"
-    records.open(entry, assigned, records.source(TOKEN), book, 0.0)
+    records.open(entry, TOKEN, records.source(TOKEN), book, assigned[2], 0.0)
     assert not ids.is_idle
     assert isinstance(assigned[2], bytes)
     [settled] = records.receive_batch([(assigned[2] + b"reply", TOKEN)], 0.5)
@@ -369,7 +369,7 @@ def test_the_pools_of_forgotten_books_are_forgotten() -> None:
         assert assigned is not None
         entry = Entry(None, 0.0, 5.0, None, plain=True)
         entry.original = b"oo"
-        records.open(entry, assigned, records.source(TOKEN), book, 0.0)
+        records.open(entry, TOKEN, records.source(TOKEN), book, assigned[2], 0.0)
         records.withdraw(entry, 0.0)
     source = records.source(TOKEN)
     assert len(source.books) <= 17

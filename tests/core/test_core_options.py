@@ -27,6 +27,11 @@ def test_a_time_out_is_more_than_nothing(timeout: float) -> None:
         checked_timeout(timeout)
 
 
+def test_a_time_out_that_no_clock_counts_is_refused() -> None:
+    with pytest.raises(ValueError, match="None means no deadline"):
+        checked_timeout(10**400)
+
+
 @pytest.mark.parametrize("timeout", ["5", True, b"5", [5], DEFAULT])
 def test_a_time_out_is_a_number(timeout: object) -> None:
     with pytest.raises(TypeError, match="timeout must be seconds or None"):

@@ -118,6 +118,43 @@ def test_an_interrupt_is_kept_until_the_batch_is_done(interrupt: type[BaseExcept
     assert records.counters.hook_errors == 0
 
 
+class Touchy:
+    """A key that raises when it is compared with another."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    @override
+    def __hash__(self) -> int:
+        return 1
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        raise self.error
+
+
+class TouchyKeys(Correlator):
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    @override
+    def request_key(self, data: bytes) -> int:
+        return 1
+
+    @override
+    def reply_key(self, data: bytes) -> object:  # type: ignore[override]
+        return Touchy(self.error) if data == b"bad" else 1
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_key_that_can_not_be_compared_spoils_only_its_datagram(error: type[BaseException]) -> None:
+    records = registry()
+    expect(records, ids=TouchyKeys(error), key=1)
+    assert verdicts(records, (b"bad", SERVER), (b"good", SERVER)) == ["settled", "rejected"]
+    assert records.counters.hook_errors == 1
+    assert isinstance(records.interrupt, KeyboardInterrupt) == (error is KeyboardInterrupt)
+
+
 class Interrupted(Correlator):
     """Somebody presses Ctrl-C while a key is read."""
 
@@ -344,7 +381,7 @@ def test_nothing_has_changed_when_a_transaction_is_refused() -> None:
     short = Entry(None, 0.0, 5.0, None, plain=True)
     book, source = records.book(IDS), records.source(wire(OTHER))
     with pytest.raises(DuplicateTransactionError):
-        records.open(short, (wire(OTHER), book.number, b"ab"), source, book, 0.0)
+        records.open(short, wire(OTHER), source, book, b"ab", 0.0)
     assert records.statistics().pending == 1
 
 
@@ -450,7 +487,7 @@ def test_a_turn_held_without_extras_is_given_back() -> None:
     assert turn.enter()
     entry = Entry(None, 0.0, 5.0, None, plain=True)
     entry.turn = turn
-    records.open(entry, (wire(SERVER), 0, None), records.source(wire(SERVER)), records.book(None), 0.0)
+    records.open(entry, wire(SERVER), records.source(wire(SERVER)), records.book(None), None, 0.0)
     successor = waiting(records, turn)
     assert verdicts(records, (b"a", SERVER)) == ["settled"]
     assert list(records.woken) == [successor.more]

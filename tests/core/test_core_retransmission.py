@@ -323,3 +323,8 @@ def test_the_rto_told_is_the_one_adaptive_retry_begins_with(samples: list[float 
     told = source.statistics()
     assert drawn(AdaptiveRetry(), told, middle)[0] == told.rto
     assert told.rto >= 1.0
+
+
+def test_an_rto_has_its_floor_below_its_ceiling() -> None:
+    with pytest.raises(ValueError, match="must not be more than maximum"):
+        AdaptiveRetry(minimum=10.0, maximum=1.0)

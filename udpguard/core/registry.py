@@ -140,16 +140,17 @@ class Registry:
         if entry.deadline != math.inf:
             self.timetable.add(entry, movable=movable)
 
-    def open(self, entry: Entry, slot: Slot, source: Source, book: Book, now: float) -> None:
-        """Begin an exchange that has but one slot and is sent now: `enter`, `listen` and `note_sent` at once.
+    def open(self, entry: Entry, wire: Wire, source: Source, book: Book, key: Hashable, now: float) -> None:
+        """Begin an exchange that has one slot, its peer's, and is sent now: `enter`, `listen`, `note_sent` at once.
 
         Raises:
             DuplicateTransactionError: The slot is another's already; nothing has changed then.
         """
-        if slot[2] is None:
+        slot: Slot = (wire, book.number, key)
+        if key is None:
             source.add_keyless(entry)
         else:
-            self._check_rivals(entry, slot[0:1], slot[1], slot[2], source.token)
+            self._check_rivals(entry, slot[:1], slot[1], slot[2], wire)
             self._pending[slot] = entry
         entry.slot = slot
         entry.source = source
@@ -161,7 +162,7 @@ class Registry:
             self.timetable.add(entry)
 
     def listen(
-        self, entry: Entry, tokens: Sequence[Token], book: Book, key: Hashable, asked: Token | None = None
+        self, entry: Entry, tokens: Sequence[Token], book: Book, key: Hashable, asked: Wire | None = None
     ) -> tuple[Slot, ...]:
         """Let an exchange be answered in these slots (too).
 
@@ -189,7 +190,7 @@ class Registry:
         return slots
 
     def _check_rivals(
-        self, entry: Entry, tokens: Sequence[Token], number: int, key: Hashable, asked: Token | None
+        self, entry: Entry, tokens: Sequence[Token], number: int, key: Hashable, asked: Wire | None
     ) -> None:
         """Refuse a key that is pending in one of these slots, or elsewhere for the same peer.
 
@@ -206,10 +207,8 @@ class Registry:
                 if other is not entry and other.source is peer:
                     raise _duplicate((asked, number, key))
 
-    def _covering_tokens(self, asked: Token) -> list[Token]:
+    def _covering_tokens(self, asked: Wire) -> list[Token]:
         """The tokens of all that may be expected from a peer."""
-        if not isinstance(asked, bytes) or is_wide(asked):
-            return []
         scoped = len(asked) == IPV6_WIRE and has_scope(asked)
         return [asked, *([without_scope(asked)] if scoped else []), *self._shapes.tokens(asked, scoped=scoped)]
 
@@ -240,11 +239,11 @@ class Registry:
             pool = source.pools[book.number] = IdPool(token, book.number, book.correlator.length, self._random_bits)
         return pool
 
-    def assign(self, pool: IdPool, tokens: Sequence[Token], now: float, asked: Token | None = None) -> Slot | None:
+    def assign(self, pool: IdPool, tokens: Sequence[Token], now: float, asked: Wire | None = None) -> Slot | None:
         """Pick an id that is free in all the slots it will be expected in; None where none is."""
         others = list(tokens[1:])
-        if self._shapes.any or asked not in (None, *tokens):
-            others += self._covering_tokens(asked or tokens[0])
+        if asked is not None and (self._shapes.any or asked not in tokens):
+            others += self._covering_tokens(asked)
         return pool.take(self._pending, self._ended, now, others)
 
     def withdraw(self, entry: Entry, now: float) -> bool:
