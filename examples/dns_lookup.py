@@ -226,26 +226,32 @@ class Server(NamedTuple):
 
 async def ask(endpoint: udpguard.Endpoint, server: Server, query: bytes) -> bool:
     """Ask one server and print its answer. Returns whether there was one."""
+    address = (server.host, server.port)
     try:
-        reply = await endpoint.exchange(server, query, accept=lambda reply: answers(reply.data, query))
+        reply = await endpoint.exchange(address, query, accept=lambda reply: answers(reply.data, query))
         response = read_response(reply.data)
-    except socket.gaierror as error:
-        print(f"; {server}: no such host ({error.strerror}); check its spelling", file=sys.stderr)
-    except MalformedError as error:
-        print(f"; {server}: the answer is malformed: {error}", file=sys.stderr)
-    except (OSError, udpguard.UdpGuardError) as error:
-        print(f"; {server}: {' '.join(str(error).split())}", file=sys.stderr)
-    else:
-        # Which of several datagrams was answered can't be told, so there is no round-trip time then.
-        time = f"{reply.attempts} datagrams" if reply.rtt is None else f"{reply.rtt * 1000:.1f} ms"
-        print(f"; {server}: {response.rcode}, records: {len(response.records)}, {time}")
-        if response.truncated:
-            print(f"; {server}: truncated, the rest does not fit into a datagram; ask over TCP: dig +tcp")
-        for record in response.records:
-            print(record)
-        sys.stdout.flush()
-        return True
-    return False
+    except (OSError, udpguard.UdpGuardError, MalformedError) as error:
+        print(f"; {complaint(server, error)}", file=sys.stderr)
+        return False
+    # Which of several datagrams was answered can't be told, so there is no round-trip time then.
+    time = f"{reply.attempts} datagrams" if reply.rtt is None else f"{reply.rtt * 1000:.1f} ms"
+    print(f"; {server}: {response.rcode}, records: {len(response.records)}, {time}")
+    if response.truncated:
+        print(f"; {server}: truncated, the rest does not fit into a datagram; ask over TCP: dig +tcp")
+    for record in response.records:
+        print(record)
+    sys.stdout.flush()
+    return True
+
+
+def complaint(server: Server, error: Exception) -> str:
+    """Why there is no answer, in a line that names the server: most errors do that themselves."""
+    if isinstance(error, socket.gaierror):
+        return f"{error.strerror}; check its spelling, and your name server"
+    if isinstance(error, MalformedError):
+        return f"{server}: the answer is malformed: {error}"
+    text = " ".join(str(error).split())
+    return text if str(server) in text else f"{server}: {text}"
 
 
 async def run(servers: list[Server], query: bytes, timeout: float) -> int:

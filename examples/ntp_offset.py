@@ -119,11 +119,8 @@ async def ask(endpoint: udpguard.Endpoint, server: Server) -> bool:
 
     try:
         reply = await endpoint.exchange((server.host, server.port), request, accept=accept)
-    except socket.gaierror as error:
-        print(f"{server}: no such host ({error.strerror}); check its spelling", file=sys.stderr)
-        return False
     except (OSError, udpguard.UdpGuardError) as error:
-        print(f"{server}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(complaint(server, error), file=sys.stderr)
         return False
     code = kiss_code(reply.data)
     if code:
@@ -135,6 +132,14 @@ async def ask(endpoint: udpguard.Endpoint, server: Server) -> bool:
         flush=True,
     )
     return True
+
+
+def complaint(server: Server, error: Exception) -> str:
+    """Why there is no answer, in a line that names the server: most errors do that themselves."""
+    if isinstance(error, socket.gaierror):
+        return f"{error.strerror}; check its spelling, and your name server"
+    text = " ".join(str(error).split())
+    return text if str(server) in text else f"{server}: {text}"
 
 
 async def run(servers: list[Server], timeout: float) -> int:

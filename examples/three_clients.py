@@ -31,10 +31,15 @@ Client = Callable[[list[Address]], list[bytes]]  # takes the servers, returns wh
 # ------------------------------------------------------------------------------------- the clients
 
 
+def patient_socket() -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.settimeout(PATIENCE)
+    return sock
+
+
 def naive(servers: list[Address]) -> list[bytes]:
     """Believes whoever writes."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(PATIENCE)
+    with patient_socket() as sock:
         for server in servers:
             sock.sendto(QUESTION, server)
         return [sock.recvfrom(MAX_BYTES)[0] for _ in servers]
@@ -42,8 +47,7 @@ def naive(servers: list[Address]) -> list[bytes]:
 
 def connected(servers: list[Address]) -> list[bytes]:
     """Has the kernel drop strangers, and with them every server but the first."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(PATIENCE)
+    with patient_socket() as sock:
         sock.connect(servers[0])
         sock.send(QUESTION)
         for server in servers[1:]:
@@ -54,8 +58,7 @@ def connected(servers: list[Address]) -> list[bytes]:
 def address_list(servers: list[Address]) -> list[bytes]:
     """Looks for each answer's source in the list of those that were asked."""
     answers: dict[Address, bytes] = {}
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(PATIENCE)
+    with patient_socket() as sock:
         for server in servers:
             sock.sendto(QUESTION, server)
         while len(answers) < len(servers):

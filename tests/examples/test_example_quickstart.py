@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 
 import pytest
-from test_example_scripts import EXAMPLES, LIMIT, run
+from example_kit import EXAMPLES, LIMIT, run
 
 ANSWERED = re.compile(r"  (\S+)  (.+) -> (.+)  in \d+\.\d+ ms")
 TURNED_AWAY = re.compile(r"  (\S+)  forged answer to (.+)  reason: (\w+)")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import re
-import sys
+from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
-from test_example_scripts import EXAMPLES, INTERRUPTED, run, talking
+from example_kit import INTERRUPTED, imported, needs_ctrl_c, run, talking
 
 SITUATIONS = ["impostor", "second server", "host name"]
 
@@ -37,10 +37,14 @@ def test_the_table() -> None:
     assert "says the impostor" in details.splitlines()[0]
 
 
-def test_each_cell_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def three_clients() -> Iterator[ModuleType]:
+    with imported("three_clients") as module:
+        yield module
+
+
+def test_each_cell_is_computed(three_clients: ModuleType) -> None:
     """Another client in udpguard's place gets what it deserves."""
-    monkeypatch.syspath_prepend(EXAMPLES)
-    three_clients = importlib.import_module("three_clients")
     situation = three_clients.Situation("anything", [("192.0.2.1", 7), ("192.0.2.2", 7)], [b"one", b"two"])
 
     def unable(servers: list[tuple[str, int]]) -> list[bytes]:
@@ -56,7 +60,7 @@ def test_each_cell_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert verdict(unable) == "could not do it"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no Ctrl-C can be sent to a child there")
+@needs_ctrl_c
 async def test_ctrl_c_ends_it() -> None:
     with talking("three_clients.py") as talk:
         await talk.until("Asking")
