@@ -283,7 +283,7 @@ async def test_ten_thousand_requests_to_a_thousand_peers_at_once_on_one_socket(
 ) -> None:
     schedule = Retry(attempts=8, initial=0.5, multiplier=1.5)
     with Crowd() as crowd:
-        async with opened(correlate=correlate, limits=Limits(pending=1_000), retry=schedule) as endpoint:
+        async with opened(correlate=correlate, retry=schedule) as endpoint:
             peers = [(f"127.{1 + n // 250}.{n % 250}.{1 + n % 199}", crowd.port) for n in range(1_000)]
             assert len(set(peers)) == 1_000
             asked = [(peers[i % 1_000], b"\0\0 %d" % i) for i in range(10_000)]
