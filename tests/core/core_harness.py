@@ -125,9 +125,10 @@ class Harness:
         tokens = Sources(reply_from, no_interface).tokens(wire(self.peers[number]))  # type: ignore[arg-type]
         assert len(tokens) == len(where)
         self.tokens[number] = tokens
-        taken = self.oracle.is_taken(number, where, book, key)
+        asked = self.peers[number]
+        taken = self.oracle.is_taken(number, where, book, key) or self._has_rival(number, asked, book, key)
         try:
-            self.registry.listen(entry, tokens, self.books[book], key)
+            self.registry.listen(entry, tokens, self.books[book], key, wire(asked))
         except DuplicateTransactionError as error:
             assert taken, f"{key!r} was free: {error}"  # noqa: PT017
             return False
@@ -144,6 +145,16 @@ class Harness:
         self.registry.note_sent(entry, slots, peer, now, None)
         self.oracle.send(number, key, now)
 
+    def _has_rival(self, number: int | None, asked: Where, book: str, key: object) -> bool:
+        """Whether the same peer was asked with this key, and may answer that from a wider source."""
+        return key is not None and any(
+            slot["key"] == key and slot["place"].covers(asked)
+            for other in self.oracle.pending()
+            if other["id"] != number and other["book"] == book
+            if self.entries[other["id"]].source is not None and self.peers[other["id"]] == asked
+            for slot in other["slots"]
+        )
+
     def request(self, peer: Where, book: str, key: object, timeout: float, now: float, *, assign: bool) -> int | None:
         """Ask in the short way: one peer, one slot, sent at once."""
         registry, number = self.registry, len(self.entries)
@@ -154,12 +165,12 @@ class Harness:
             book, original = "short", b"o"
             pool = registry.pool(address, self.books["short"])
             assert pool.gate.enter()
-            slot = registry.assign(pool, (address,), now)
+            slot = registry.assign(pool, (address,), now, address)
             assert slot is not None
             key = slot[2]
             assert not self.oracle.is_taken(None, places(peer, "peer"), "short", key), "an id in use was assigned"
             entry.original = original
-        taken = self.oracle.is_taken(None, places(peer, "peer"), book, key)
+        taken = self.oracle.is_taken(None, places(peer, "peer"), book, key) or self._has_rival(None, peer, book, key)
         try:
             source = registry.source(address)
             registry.open(entry, address, source, self.books[book], key, now)

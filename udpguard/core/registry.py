@@ -204,7 +204,7 @@ class Registry:
             peer = self._sources.get(asked)
             for token in self._covering_tokens(asked):
                 other = self._pending.get((token, number, key), entry)
-                if other is not entry and other.source is peer:
+                if other is not entry and other.source is not None and other.source is peer:
                     raise _duplicate((asked, number, key))
 
     def _covering_tokens(self, asked: Wire) -> list[Token]:
