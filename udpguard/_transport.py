@@ -35,14 +35,6 @@ _HIGH_WATER: Final = 256 * 1024
 _NO_BUFFERS_WAIT: Final = 0.005
 
 
-class BatchProtocol(Protocol):
-    """A protocol that takes what one drain read at once."""
-
-    def batch_received(self, batch: list[tuple[bytes, Wire]]) -> None:
-        """Take datagrams: payload and wire."""
-        ...
-
-
 class Channel(Protocol):
     """What an endpoint sends through and listens to."""
 
