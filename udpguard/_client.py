@@ -24,9 +24,9 @@ from udpguard.core.address import (
     ReplyFrom,
     Sources,
     Wire,
-    askable,
     is_limited_broadcast,
     is_tuple,
+    known_wire,
     parse,
     peer_of,
     refusal_to_ask,
@@ -158,6 +158,9 @@ class Client:
         self._book = guard.registry.book(correlate)
         self._settings = settings
         self._quota = quota
+        self._seconds = settings.timeout or DEFAULT_TIMEOUT
+        self._is_plain = settings.retry is None and quota is None
+        """Whether its requests need nothing but one reply, where the call doesn't say otherwise."""
         self._allow_broadcast = allow_broadcast
         self._owner = owner  # kept alive: an endpoint that nobody holds closes
 
@@ -239,21 +242,31 @@ class Client:
         *,
         plain: bool,
     ) -> Entry:
-        loop = self._guard.check_loop()
-        settings = self._settings
-        if timeout is not DEFAULT or retry is not DEFAULT:
-            settings = settings.overridden(timeout, retry)
-        if reply_from == "peer" and accept is None and settings.retry is None and self._quota is None:
-            entry = self._ask(loop, addr, data, settings.timeout or DEFAULT_TIMEOUT, plain=plain)
+        guard = self._guard
+        loop = guard.loop
+        if guard.closed or loop is None or asyncio.get_running_loop() is not loop:
+            loop = guard.check_loop()
+        if (
+            self._is_plain
+            and retry is DEFAULT
+            and reply_from == "peer"
+            and accept is None
+            and isinstance(data, bytes)
+            and (wire := known_wire(addr)) is not None
+        ):
+            seconds = self._seconds if timeout is DEFAULT else checked_timeout(timeout)
+            future = loop.create_future()
+            entry = guard.ask(future, wire, data, seconds, self._correlator, self._book, plain=plain)
             if entry is not None:
                 return entry
+        settings = self._settings.overridden(timeout, retry)
         sources = _FROM_PEER if reply_from == "peer" else Sources(reply_from, socket.if_nametoindex)
         if accept is not None:
             check_hook("accept", accept)
         elif sources.anywhere and self._correlator is None:
             raise ValueError('reply_from="anywhere" takes anybody\'s word: pass accept=… or use a correlator')
         exchange = Exchange(
-            self._guard,
+            guard,
             self._correlator,
             self._book,
             _checked_payload(data),
@@ -263,20 +276,6 @@ class Client:
             policy=settings.retry,
         )
         return exchange.begin(loop.create_future(), _parse_all(addr), self._resolver, settings.timeout, plain=plain)
-
-    def _ask(
-        self, loop: asyncio.AbstractEventLoop, addr: object, data: object, timeout: float, *, plain: bool
-    ) -> Entry | None:
-        """Ask the short way, if the arguments are plain and nothing is in the way."""
-        if not isinstance(data, bytes) or not is_tuple(addr) or len(addr) != 2:
-            return None
-        try:
-            wire = askable(addr[0], addr[1])
-        except TypeError:  # something that can't be hashed
-            return None
-        if wire is None:
-            return None
-        return self._guard.ask(loop.create_future(), wire, data, timeout, self._correlator, self._book, plain=plain)
 
     # --------------------------------------------------------------------------------- expecting and sending
 

@@ -150,7 +150,7 @@ class EndpointOpener:
         try:
             local = tuple(peer_of(local_wire(sock)) for sock in sockets)
             for sock in sockets:
-                guard.channels.append(await open_channel(loop, sock, GuardProtocol.of(guard)))
+                guard.add_channel(await open_channel(loop, sock, GuardProtocol.of(guard)))
             await asyncio.sleep(0)  # the protocols learn of their transports
         except BaseException:
             for channel in guard.channels:

@@ -458,7 +458,7 @@ class Exchange(Details):
         guard, registry = self._guard, self._guard.registry
         now = guard.clock()  # before it leaves: the process may lose its turn right after
         try:
-            if not target.channel.transmit(payload, target.wire):
+            if not guard.outbox.transmit(target.channel, payload, target.wire):
                 guard.wait_for_socket(self._entry, self)
                 return
         except OSError as error:

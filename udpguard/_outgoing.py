@@ -72,7 +72,7 @@ def send_now(guard: Guard, channel: Channel, wire: Wire, data: bytes) -> bool:
     """
     counters = guard.registry.counters
     try:
-        if not channel.transmit(data, wire):
+        if not guard.outbox.transmit(channel, data, wire):
             return False
     except OSError as error:
         counters.send_errors += 1

@@ -19,9 +19,11 @@ from typing import Any, Final, Protocol, cast
 from typing_extensions import Buffer, override
 
 from udpguard._errors import EndpointClosedError, InvalidAddressError
+from udpguard._platform.choice import open_backend
 from udpguard._platform.interface import Backend
 from udpguard._platform.portable import PortableBackend, is_dual_stack
 from udpguard.core.address import IPV4_WIRE, HostName, Wire, mapped_sockaddr_of, parse, peer_of, sockaddr_of
+from udpguard.core.source import Entry
 
 logger = logging.getLogger("udpguard")
 
@@ -38,6 +40,9 @@ _NO_BUFFERS_WAIT: Final = 0.005
 class Channel(Protocol):
     """What an endpoint sends through and listens to."""
 
+    posted: list[tuple[bytes, Wire, Entry]]
+    """What is to leave through it at the end of the loop's turn (`_outbox`)."""
+
     def carries(self, wire: Wire) -> bool:
         """Whether a peer of this family can be reached through it."""
         ...
@@ -48,6 +53,10 @@ class Channel(Protocol):
         Raises:
             OSError: The operating system will not send it.
         """
+        ...
+
+    def transmit_many(self, datas: list[bytes], wires: list[Wire]) -> int:
+        """Send these in their order; how many left. What is in the way of the next, `transmit` tells."""
         ...
 
     def catch_up(self) -> None:
@@ -82,8 +91,9 @@ class UdpTransport(asyncio.DatagramTransport):
         self._loop = loop
         self._sock = sock
         self._fd = sock.fileno()
-        self._backend: Backend = PortableBackend(sock)
+        self._backend: Backend = open_backend(sock, loop)
         self._family = sock.family
+        self.posted: list[tuple[bytes, Wire, Entry]] = []
         self._dual = is_dual_stack(sock)
         self._queue: deque[tuple[bytes, Wire]] = deque()
         self._queued = 0
@@ -105,6 +115,8 @@ class UdpTransport(asyncio.DatagramTransport):
     # --------------------------------------------------------------------------------------------- reading
 
     def _on_readable(self) -> None:
+        if self._drain(_BATCH) < _BATCH:
+            return
         stop = time.monotonic() + _DRAIN_SECONDS
         while self._drain(_BATCH) == _BATCH and time.monotonic() < stop:
             pass
@@ -170,6 +182,12 @@ class UdpTransport(asyncio.DatagramTransport):
             return True
         self._pause()
         return False
+
+    def transmit_many(self, datas: list[bytes], wires: list[Wire]) -> int:
+        """See `Channel.transmit_many`."""
+        if self._closing or self._queue or self._watched:
+            return 0
+        return self._backend.send_many(datas, wires)
 
     @override
     def sendto(self, data: Buffer, addr: tuple[Any, ...] | str | Buffer | None = None) -> None:
@@ -313,10 +331,11 @@ class BorrowedTransport:
         sock: The socket it was given.
     """
 
-    __slots__ = ("_backend", "_dual", "_family", "_transport")
+    __slots__ = ("_backend", "_dual", "_family", "_transport", "posted")
 
     def __init__(self, transport: asyncio.DatagramTransport, sock: socket.socket) -> None:
         self._transport = transport
+        self.posted: list[tuple[bytes, Wire, Entry]] = []
         self._backend: Backend = PortableBackend(sock)
         self._family: int = sock.family
         self._dual = is_dual_stack(sock)
@@ -330,6 +349,12 @@ class BorrowedTransport:
         if self._transport.get_write_buffer_size() or not self._backend.send(data, wire):  # type: ignore[attr-defined]
             self._transport.sendto(data, mapped_sockaddr_of(wire) if self._dual else sockaddr_of(wire))
         return True
+
+    def transmit_many(self, datas: list[bytes], wires: list[Wire]) -> int:
+        """See `Channel.transmit_many`."""
+        if self._transport.get_write_buffer_size():  # type: ignore[attr-defined]
+            return 0
+        return self._backend.send_many(datas, wires)
 
     def catch_up(self) -> None:
         """Nothing can be read here ahead of the loop."""

@@ -162,30 +162,29 @@ class Harness:
         entry = Entry(number, now, timeout, None, plain=True)
         original = None
         if assign:
-            book, original = "short", b"o"
-            pool = registry.pool(address, self.books["short"])
-            assert pool.gate.enter()
-            slot = registry.assign(pool, (address,), now, address)
-            assert slot is not None
-            key = slot[2]
-            assert not self.oracle.is_taken(None, places(peer, "peer"), "short", key), "an id in use was assigned"
-            entry.original = original
-        taken = self.oracle.is_taken(None, places(peer, "peer"), book, key) or self._has_rival(None, peer, book, key)
+            book, key, original = "short", None, b"o"
+        source = places(peer, "peer")
+        taken = not assign and (self.oracle.is_taken(None, source, book, key) or self._has_rival(None, peer, book, key))
+        has_turn = bool(registry.turn(address).free)
         try:
-            source = registry.source(address)
-            registry.open(entry, address, source, self.books[book], key, now)
+            began = registry.ask(entry, address, self.books[book], original or key, original)
         except DuplicateTransactionError:
             assert taken
             return None
         assert not taken
-        assert registry.room.enter()
-        entry.roomy = True
-        registry.counters.sent += 1
+        assert began == (has_turn or assign or key is not None), "a question without a key takes its peer's turn"
+        if not began:
+            assert not entry.listens
+            return None
+        if assign:
+            assert entry.own_slot is not None
+            key = entry.own_slot[2]
+            assert not self.oracle.is_taken(None, source, book, key), "an id in use was assigned"
         assert self.oracle.begin(timeout, now, accept=None, asks=True) == number
         self.entries.append(entry)
         self.peers[number] = peer
         self.keys[number] = [key]
-        self.oracle.listen(number, places(peer, "peer"), book, key, original)
+        self.oracle.listen(number, source, book, key, original)
         self.oracle.send(number, key, now)
         return number
 
@@ -239,7 +238,7 @@ class Harness:
         self.now = now
         self.disagrees = True
         settled = self.registry.receive_batch([(data, wire(where)) for data, where in batch], now)
-        got = [(int(str(s.entry.future)), s.data, s.rtt, s.attempts) for s in settled]
+        got = [(int(str(entry.future)), data, rtt, attempts) for entry, data, _, rtt, attempts in settled]
         assert got == [d for data, where in batch if (d := self.oracle.receive(data, where, now)) is not None]
         assert self.asked == self.oracle.asked, "accept judges each reply once"
         seen = [(u.data, tuple(u.peer), u.reason.value) for u in self.registry.unexpected]

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from udpguard import InvalidAddressError, Peer
 from udpguard.core.address import (
     HostName,
-    askable,
     covers,
     has_scope,
     host_token,
     is_limited_broadcast,
     is_multicast,
     is_unscoped_link_local,
+    known_wire,
     mapped_sockaddr_of,
     network_tokens,
     parse,
@@ -308,9 +308,9 @@ def test_who_can_be_sent_to_and_who_can_be_asked(host: str, may_send: bool, may_
     assert isinstance(wire, bytes)
     assert (refusal_to_send(wire) is None) == may_send
     assert (refusal_to_ask(wire) is None) == may_ask
-    assert (askable(host, 7) == wire) == may_ask
+    assert (known_wire((host, 7)) == wire) == may_ask
     if not may_ask:
-        assert askable(host, 7) is None
+        assert known_wire((host, 7)) is None
         assert host.removeprefix("::ffff:") in str(refusal_to_ask(wire))
 
 
@@ -318,7 +318,7 @@ def test_who_can_be_sent_to_and_who_can_be_asked(host: str, may_send: bool, may_
     ("host", "port"), [("fe80::1%2", 7), ("a..b", 7), ("name", 7), (None, 7), ("::1", 0), ("::1", "7"), ("::1", True)]
 )
 def test_what_needs_a_closer_look_is_not_asked_the_short_way(host: object, port: object) -> None:
-    assert askable(host, port) is None
+    assert known_wire((host, port)) is None
 
 
 def test_kinds_of_addresses() -> None:

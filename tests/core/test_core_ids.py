@@ -14,7 +14,7 @@ from udpguard.core.correlation import Slot, TransactionId
 from udpguard.core.ids import IdPool
 from udpguard.core.options import Limits
 from udpguard.core.registry import Registry
-from udpguard.core.source import Details, Entry
+from udpguard.core.source import Details, Entry, assigned_id
 
 TOKEN = wire_of_source("192.0.2.1", 53)
 OTHER = wire_of_source("192.0.2.9", 53)
@@ -34,7 +34,7 @@ class Script:
 
 
 def pool(random_bits: Callable[[int], int], length: int = 1) -> IdPool:
-    return IdPool(TOKEN, 1, length, random_bits)
+    return IdPool(TOKEN, 1, TransactionId(0, length, assign=True), random_bits)
 
 
 def slot(number: int, length: int = 1) -> Slot:
@@ -292,16 +292,11 @@ def test_an_id_of_an_exchange_without_extras_comes_back() -> None:
     records = registry(Script())
     book = records.book(TransactionId(0, 1, assign=True))
     ids = records.pool(TOKEN, book)
-    assert ids.gate.enter()
-    assigned = records.assign(ids, (TOKEN,), 0.0)
-    assert assigned is not None
     entry = Entry(None, 0.0, 5.0, None, plain=True)
-    entry.original = b"o"
-    records.open(entry, TOKEN, records.source(TOKEN), book, assigned[2], 0.0)
+    assert records.ask(entry, TOKEN, book, b"o", b"o")
     assert not ids.is_idle
-    assert isinstance(assigned[2], bytes)
-    [settled] = records.receive_batch([(assigned[2] + b"reply", TOKEN)], 0.5)
-    assert settled.data == b"oreply"
+    [settled] = records.receive_batch([(assigned_id(entry) + b"reply", TOKEN)], 0.5)
+    assert settled == (entry, b"oreply", TOKEN, 0.5, 1)
     assert ids.is_idle
 
 
@@ -333,7 +328,7 @@ def test_a_book_whose_ids_are_in_use_is_kept() -> None:
         records.withdraw(other, 0.0)
     assert len(records.source(TOKEN).books) <= 17
     [settled] = records.receive_batch([(key, TOKEN)], 0.5)
-    assert settled.data == b"o"
+    assert settled[1] == b"o"
 
 
 def test_a_book_of_which_an_id_is_about_to_be_used_is_kept() -> None:
@@ -363,13 +358,8 @@ def test_the_pools_of_forgotten_books_are_forgotten() -> None:
     records = registry(random.Random(1).getrandbits)
     for number in range(200):
         book = records.book(TransactionId(number % 40, 2, assign=True))
-        ids = records.pool(TOKEN, book)
-        assert ids.gate.enter()
-        assigned = records.assign(ids, (TOKEN,), 0.0)
-        assert assigned is not None
         entry = Entry(None, 0.0, 5.0, None, plain=True)
-        entry.original = b"oo"
-        records.open(entry, TOKEN, records.source(TOKEN), book, assigned[2], 0.0)
+        assert records.ask(entry, TOKEN, book, b"oo", b"oo")
         records.withdraw(entry, 0.0)
     source = records.source(TOKEN)
     assert len(source.books) <= 17
@@ -384,4 +374,4 @@ def test_the_callers_bytes_are_put_back() -> None:
     entry, key = asked
     records.note_sent(entry, entry.slots(), records.source(TOKEN), 0.0, b"o")
     [settled] = records.receive_batch([(key + b"reply", TOKEN)], 0.5)
-    assert (settled.data, settled.rtt) == (b"oreply", 0.5)
+    assert (settled[1], settled[3]) == (b"oreply", 0.5)

@@ -237,7 +237,7 @@ def test_who_was_cancelled_by_the_accept_before_is_not_answered() -> None:
     second = expect(records)
     third = expect(records)
     settled = records.receive_batch([(b"a", wire(SERVER))], 1.0)
-    assert [one.entry for one in settled] == [third]
+    assert [one[0] for one in settled] == [third]
 
 
 def test_accept_may_expect_more() -> None:
@@ -275,7 +275,7 @@ def test_a_retransmitted_exchange_gives_no_sample() -> None:
     records.note_sent(entry, entry.slots(), source, 0.0, None)
     records.note_sent(entry, entry.slots(), source, 2.0, None)
     [settled] = records.receive_batch([(b"a", wire(SERVER))], 2.5)
-    assert (settled.rtt, settled.attempts) == (None, 2)
+    assert settled[3:] == (None, 2)
     assert source.srtt is None
     assert (records.counters.sent, records.counters.retransmitted) == (2, 1)
 
@@ -289,7 +289,7 @@ def test_distinct_keys_make_the_round_trip_known_again() -> None:
     second = records.listen(entry, [wire(SERVER)], records.book(IDS), b"bb")
     records.note_sent(entry, second, source, 2.0, None)
     [settled] = records.receive_batch([(b"aa", wire(SERVER))], 2.5)
-    assert (settled.rtt, settled.attempts) == (2.5, 2)
+    assert settled[3:] == (2.5, 2)
     assert source.srtt == 2.5
     assert verdicts(records, (b"bb", SERVER)) == ["duplicate"]
 
@@ -301,7 +301,7 @@ def test_each_of_several_servers_is_credited_with_its_own() -> None:
     second = records.listen(entry, [wire(OTHER)], records.book(None), None)
     records.note_sent(entry, second, records.source(wire(OTHER)), 1.0, None)
     [settled] = records.receive_batch([(b"a", wire(OTHER))], 1.25)
-    assert settled.rtt == 0.25
+    assert settled[3] == 0.25
     assert records.source(wire(OTHER)).statistics().matched == 1
     assert records.source(wire(SERVER)).statistics().matched == 0
 
@@ -379,9 +379,9 @@ def test_nothing_has_changed_when_a_transaction_is_refused() -> None:
     assert (records.statistics().pending, records.statistics().waiting) == (1, 1)
     assert verdicts(records, (b"ab", SERVER)) == ["unknown_peer"]
     short = Entry(None, 0.0, 5.0, None, plain=True)
-    book, source = records.book(IDS), records.source(wire(OTHER))
     with pytest.raises(DuplicateTransactionError):
-        records.open(short, wire(OTHER), source, book, b"ab", 0.0)
+        records.ask(short, wire(OTHER), records.book(IDS), b"ab", None)
+    assert not short.listens
     assert records.statistics().pending == 1
 
 
@@ -423,7 +423,7 @@ def test_a_datagram_is_read_by_the_books_that_are_left() -> None:
     for length in range(2, 60):
         records.withdraw(expect(records, ids=TransactionId(0, length), key=bytes(length)), 0.5)
     settled = records.receive_batch([(b"a", wire(SERVER)), (b"", wire(SERVER))], 1.0)
-    assert [one.entry for one in settled] == [kept, keyless]
+    assert [one[0] for one in settled] == [kept, keyless]
     source = records.known_source(wire(SERVER))
     assert source is not None
     assert source.is_idle
@@ -484,10 +484,9 @@ def test_who_waits_for_several_things_is_woken_once() -> None:
 def test_a_turn_held_without_extras_is_given_back() -> None:
     records = registry()
     turn = records.turn(wire(SERVER))
-    assert turn.enter()
     entry = Entry(None, 0.0, 5.0, None, plain=True)
-    entry.turn = turn
-    records.open(entry, wire(SERVER), records.source(wire(SERVER)), records.book(None), None, 0.0)
+    assert records.ask(entry, wire(SERVER), records.book(None), None, None)
+    assert not turn.free
     successor = waiting(records, turn)
     assert verdicts(records, (b"a", SERVER)) == ["settled"]
     assert list(records.woken) == [successor.more]

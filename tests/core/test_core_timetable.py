@@ -14,11 +14,15 @@ class Item:
     """What has a deadline and steps."""
 
     def __init__(self, began: float, timeout: float) -> None:
-        self.deadline = began + timeout
+        self.began = began
         self.timeout = timeout
         self.ended = False
         self.ticket = 0
         self.step_at = math.inf
+
+    @property
+    def deadline(self) -> float:
+        return self.began + self.timeout
 
 
 Table = Timetable[Item, Item]

@@ -293,6 +293,15 @@ class BlockingBackend:
         self.sent.append(data)
         return bool(self._real.send(data, wire))
 
+    def send_many(self, datas: list[bytes], wires: list[bytes]) -> int:
+        """As often as the test allows, and no further: the next one learns why."""
+        done = 0
+        for data, wire in zip(datas, wires, strict=True):
+            if self.error is not None or self.allowed <= 0:
+                break
+            done += self.send(data, wire)
+        return done
+
 
 # --------------------------------------------------------------------------------------- one server, many addresses
 

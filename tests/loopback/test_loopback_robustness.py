@@ -31,6 +31,7 @@ class ScriptedChannel:
         self.sent: list[tuple[bytes, int]] = []
         self.full = False
         self.error: OSError | None = None
+        self.posted: list[Any] = []
 
     def carries(self, wire: bytes) -> bool:
         return True
@@ -43,6 +44,12 @@ class ScriptedChannel:
             return False
         self.sent.append((data, int.from_bytes(wire[:2], "big")))
         return True
+
+    def transmit_many(self, datas: list[bytes], wires: list[bytes]) -> int:
+        if self.full or self.error is not None:
+            return 0
+        self.sent += [(data, int.from_bytes(wire[:2], "big")) for data, wire in zip(datas, wires, strict=True)]
+        return len(datas)
 
     def has_room(self) -> None:
         self.full = False
@@ -80,7 +87,7 @@ def made(
     loop = asyncio.get_running_loop()
     guard.bind(loop)
     channel = ScriptedChannel(guard)
-    guard.channels.append(channel)
+    guard.add_channel(channel)
     guard.opened()
     client = Client(guard, resolver or Resolver(loop, 0), correlate, Settings(5.0, None), None, allow_broadcast=False)
     return guard, channel, client
@@ -102,7 +109,7 @@ def assert_nothing_left(guard: Guard) -> None:
     stats = guard.statistics()
     assert (stats.pending, stats.waiting) == (0, 0)
     assert guard.registry.room.free == guard.registry.limits.pending
-    assert not guard.writable.has_queue
+    assert not guard.writable.queue
     assert stats.received == stats.matched + stats.duplicate + stats.late + stats.rejected + stats.unknown_peer
 
 
@@ -117,7 +124,7 @@ async def test_a_provisional_reply_while_the_retransmission_waits_for_the_socket
     first = start(client.request(at(1001), b"a", timeout=5, retry=schedule, accept=accept))
     await turns()
     channel.full = True
-    await until(lambda: guard.writable.has_queue)
+    await until(lambda: guard.writable.queue)
     second, third = start(client.request(at(1002), b"b")), start(client.send(at(1003), b"s"))
     await turns()
     guard.receive([(b"ack", wire(1001))])

@@ -25,3 +25,11 @@ class Backend(Protocol):
             OSError: The operating system will not send it.
         """
         ...
+
+    def send_many(self, datas: list[bytes], wires: list[Wire]) -> int:
+        """Send datagrams in their order, with one call if that can be.
+
+        Returns:
+            How many left. Fewer than all mean nothing yet: `send` tells what is in the way of the next.
+        """
+        ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from typing import Final
 
@@ -53,6 +54,15 @@ class PortableBackend:
         except (BlockingIOError, InterruptedError):
             return False
         return True
+
+    def send_many(self, datas: list[bytes], wires: list[Wire]) -> int:
+        """See `Backend.send_many`."""
+        done = 0
+        with contextlib.suppress(OSError):
+            for data, wire in zip(datas, wires, strict=True):
+                self._sendto(data, self._sockaddr_of(wire))
+                done += 1
+        return done
 
 
 def is_dual_stack(sock: socket.socket) -> bool:

@@ -116,6 +116,16 @@ def peer_of(wire: Wire) -> Peer:
     return Peer(f"{host}%{scope}" if scope else host, port)
 
 
+def mapped(wire: Wire) -> Wire:
+    """A wire in the form an IPv6 socket has it that serves IPv4 as well."""
+    return wire[:2] + _NO_SCOPE + _MAPPED + wire[2:] + _NO_SCOPE if len(wire) == IPV4_WIRE else wire
+
+
+def unmapped(wire: Wire) -> Wire:
+    """The opposite of `mapped`."""
+    return wire[:2] + wire[18:22] if wire[6:18] == _MAPPED else wire
+
+
 @lru_cache(maxsize=16_384)
 def sockaddr_of(wire: Wire) -> Address:
     """The socket address that a wire stands for."""
@@ -280,13 +290,34 @@ def refusal_to_ask(wire: Wire) -> str | None:
     return None
 
 
-@lru_cache(maxsize=65_536, typed=True)
-def askable(host: object, port: object) -> Wire | None:
-    """The wire of a plain literal that can be asked; None for whatever needs a closer look (`parse` has it)."""
+_wires: dict[object, Wire] = {}
+_MOST_WIRES: Final = 65_536
+
+
+def known_wire(addr: object) -> Wire | None:
+    """The wire of a plain literal `(host, port)` that can be asked; None for whatever needs a closer look."""
+    try:
+        wire = _wires.get(addr)
+    except TypeError:  # something that can't be hashed
+        return None
+    if wire is not None and addr[1].__class__ is int:  # type: ignore[index]  # not True, nor 53.0, which equal ints
+        return wire
+    return _askable(addr)
+
+
+def _askable(addr: object) -> Wire | None:
+    if not is_tuple(addr) or len(addr) != 2:
+        return None
+    host, port = addr
     if type(host) is not str or type(port) is not int or not 0 < port < 65_536 or "%" in host:
         return None
     wire = _literal(host, port, 0)
-    return wire if wire is not None and refusal_to_ask(wire) is None else None
+    if wire is None or refusal_to_ask(wire) is not None:
+        return None
+    if len(_wires) >= _MOST_WIRES:
+        _wires.clear()
+    _wires[host, port] = wire
+    return wire
 
 
 def is_limited_broadcast(wire: Wire) -> bool:

@@ -56,7 +56,7 @@ class TransactionId(Correlator):
     A key is the id's bytes. A datagram too short to hold the id has none.
     """
 
-    __slots__ = ("_end", "_reply_end", "assign", "length", "offset", "reply_offset")
+    __slots__ = ("assign", "end", "length", "offset", "reply_end", "reply_offset")
 
     def __init__(self, offset: int, length: int, *, reply_offset: int | None = None, assign: bool = False) -> None:
         reply_offset = offset if reply_offset is None else reply_offset
@@ -73,24 +73,24 @@ class TransactionId(Correlator):
         self.length: Final = length
         self.reply_offset: Final = reply_offset
         self.assign: Final = assign
-        self._end: Final = offset + length
-        self._reply_end: Final = reply_offset + length
+        self.end: Final = offset + length
+        self.reply_end: Final = reply_offset + length
 
     @override
     def request_key(self, data: bytes) -> bytes | None:
-        return data[self.offset : self._end] if len(data) >= self._end else None
+        return data[self.offset : self.end] if len(data) >= self.end else None
 
     @override
     def reply_key(self, data: bytes) -> bytes | None:
-        return data[self.reply_offset : self._reply_end] if len(data) >= self._reply_end else None
+        return data[self.reply_offset : self.reply_end] if len(data) >= self.reply_end else None
 
     def stamped(self, data: bytes, key: bytes) -> bytes:
         """A request with this id written into it."""
-        return data[: self.offset] + key + data[self._end :]
+        return data[: self.offset] + key + data[self.end :]
 
     def restored(self, data: bytes, original: bytes) -> bytes:
         """A reply with the caller's own bytes where its id was."""
-        return data[: self.reply_offset] + original + data[self._reply_end :]
+        return data[: self.reply_offset] + original + data[self.reply_end :]
 
     @override
     def __eq__(self, other: object) -> bool:
@@ -118,12 +118,18 @@ class Book:
     the longest key, the least likely to fit by accident.
     """
 
-    __slots__ = ("__weakref__", "correlator", "number", "rank")
+    __slots__ = ("__weakref__", "correlator", "number", "rank", "reply_begin", "reply_end")
 
     def __init__(self, number: int, correlator: Correlator | None) -> None:
         self.number: int = number
         self.correlator: Correlator | None = correlator
         self.rank: int = -correlator.length if isinstance(correlator, TransactionId) else 0
+        self.reply_begin: int = 0
+        """Where the key begins in a reply."""
+        self.reply_end: int = 0
+        """Where it ends; 0 where the correlator must be asked."""
+        if type(correlator) is TransactionId:
+            self.reply_begin, self.reply_end = correlator.reply_offset, correlator.reply_end
 
 
 def space_of(correlator: Correlator) -> Hashable:

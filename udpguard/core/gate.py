@@ -19,11 +19,11 @@ class Gate(Generic[T]):
         places: How many may be inside at once.
     """
 
-    __slots__ = ("_queue", "free")
+    __slots__ = ("free", "queue")
 
     def __init__(self, places: int) -> None:
         self.free: int = places
-        self._queue: OrderedDict[T, None] | None = None
+        self.queue: OrderedDict[T, None] | None = None
 
     def enter(self) -> bool:
         """Take a place, where one is free; nobody waits then."""
@@ -34,29 +34,29 @@ class Gate(Generic[T]):
 
     def wait(self, who: T, *, first: bool = False) -> None:
         """Stand at the end of the queue, or go back to its front."""
-        if self._queue is None:
-            self._queue = OrderedDict()
-        self._queue[who] = None
+        if self.queue is None:
+            self.queue = OrderedDict()
+        self.queue[who] = None
         if first:
-            self._queue.move_to_end(who, last=False)
+            self.queue.move_to_end(who, last=False)
 
     def give_up(self, who: T) -> None:
         """Leave the queue; no harm if one does not stand in it."""
-        if self._queue is not None:
-            self._queue.pop(who, None)
+        if self.queue is not None:
+            self.queue.pop(who, None)
 
     def leave(self) -> T | None:
         """Give a place back; who has it now, if anybody waited."""
-        if self._queue:
-            return self._queue.popitem(last=False)[0]
+        if self.queue:
+            return self.queue.popitem(last=False)[0]
         self.free += 1
         return None
 
     def first(self) -> T | None:
         """Take the first out of the queue without a place; None where nobody waits."""
-        return self._queue.popitem(last=False)[0] if self._queue else None
+        return self.queue.popitem(last=False)[0] if self.queue else None
 
     @property
     def has_queue(self) -> bool:
         """Whether anybody waits."""
-        return bool(self._queue)
+        return bool(self.queue)

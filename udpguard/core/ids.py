@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING, Final
 
 from udpguard.core.address import Token
-from udpguard.core.correlation import Slot
+from udpguard.core.correlation import Slot, TransactionId
 from udpguard.core.gate import Gate
 
 if TYPE_CHECKING:
@@ -32,17 +32,18 @@ class IdPool:
     Args:
         token: The peer.
         book: The number of the book the ids belong to.
-        length: The length of an id in bytes.
+        correlator: Says how long an id is, and where it stands in a reply.
         random_bits: Where the randomness comes from.
     """
 
-    __slots__ = ("_bits", "_book", "_length", "_queue", "_random_bits", "_taken_at", "_token", "gate")
+    __slots__ = ("_bits", "_book", "_length", "_queue", "_random_bits", "_taken_at", "_token", "correlator", "gate")
 
-    def __init__(self, token: Token, book: int, length: int, random_bits: RandomBits) -> None:
+    def __init__(self, token: Token, book: int, correlator: TransactionId, random_bits: RandomBits) -> None:
+        self.correlator: TransactionId = correlator
         self._token = token
         self._book = book
-        self._length = length
-        self._bits = length * 8
+        self._length = correlator.length
+        self._bits = correlator.length * 8
         self._random_bits = random_bits
         self._queue: deque[int] | None = None
         self._taken_at = 0.0

@@ -33,6 +33,10 @@ def checked_timeout(timeout: object) -> float:
         TypeError: It is not a number.
         ValueError: It is zero, negative or not a number.
     """
+    if type(timeout) is float and timeout > 0.0:
+        return timeout
+    if type(timeout) is int and 0 < timeout < 1 << 53:
+        return float(timeout)
     if timeout is None:
         return math.inf
     if not isinstance(timeout, (int, float)) or isinstance(timeout, bool):

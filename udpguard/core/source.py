@@ -11,7 +11,7 @@ from udpguard.core.address import Peer, Token
 from udpguard.core.correlation import Book, Slot
 from udpguard.core.gate import Gate
 from udpguard.core.ids import IdPool
-from udpguard.core.retransmission import backed_off, retransmission_timeout, smoothed
+from udpguard.core.retransmission import backed_off, retransmission_timeout
 from udpguard.core.statistics import PeerStatistics
 from udpguard.core.verdict import Decision, Reply
 
@@ -94,68 +94,98 @@ class Details:
         """Go on: it is time for the next attempt, or what it waited for is free."""
 
 
+class Assigned(NamedTuple):
+    """An id that was picked for an exchange without extras, and the caller's own bytes that it replaced."""
+
+    pool: IdPool
+    original: bytes
+
+
 class Entry:
-    """One exchange, from the call to its end. `future` is the caller's, opaque here: the shell settles it."""
+    """One exchange, from the call to its end. `future` is the caller's, opaque here: the shell settles it.
+
+    There may be a million of them: an attribute more is 8 bytes each, a number that nothing else holds 24.
+    """
 
     __slots__ = (
+        "assigned",
         "began",
-        "deadline",
         "ended",
         "future",
         "listens",
         "more",
-        "original",
+        "own_slot",
         "plain",
         "roomy",
         "sent_at",
-        "slot",
         "source",
         "ticket",
+        "timed",
         "timeout",
-        "turn",
     )
 
     def __init__(self, future: object, began: float, timeout: float, more: Details | None, *, plain: bool) -> None:
         self.future: object = future
         self.began: float = began
         self.timeout: float = timeout
-        self.deadline: float = began + timeout
         self.more: Details | None = more
         self.plain: bool = plain
         """Whether the caller wants the reply's bytes alone."""
         self.ended: bool = False
+        self.timed: bool = False
+        """Whether it has a place in the timetable."""
         self.ticket: int = 0
         """Of its latest deadline, where it has had more than one."""
         self.listens: bool = False
         self.roomy: bool = False
         """Whether it holds one of `Limits.pending`."""
-        self.turn: Gate[Entry] | None = None
-        """The turn it holds, where it has no `more`."""
-        self.original: bytes | None = None
-        """The caller's bytes that an assigned id replaced, where it has no `more`."""
-        self.slot: Slot | None = None
+        self.assigned: Assigned | None = None
+        """The id it holds, where it has no `more`."""
+        self.own_slot: Slot | None = None
         self.source: Source | None = None
         self.sent_at: float | None = None
 
+    @property
+    def deadline(self) -> float:
+        """When it ends, unless it is answered before."""
+        return self.began + self.timeout
+
+    @property
+    def slot(self) -> Slot | None:
+        """The first slot it is, or was, pending in."""
+        if self.own_slot is None and self.listens and self.source is not None:
+            return (self.source.token, 0, None)
+        return self.own_slot
+
     def slots(self) -> tuple[Slot, ...]:
         """All the slots it is, or was, pending in."""
-        if self.slot is None:
+        slot = self.slot
+        if slot is None:
             return ()
-        return (self.slot,) if self.more is None else (self.slot, *self.more.slots)
+        return (slot,) if self.more is None else (slot, *self.more.slots)
 
 
-class Source:
+def assigned_id(entry: Entry) -> bytes:
+    """The id that was picked for an exchange."""
+    assert entry.own_slot is not None
+    key = entry.own_slot[2]
+    assert isinstance(key, bytes)
+    return key
+
+
+class Source(Gate[Entry]):
     """One place that replies come from: what is pending there, who has the turn, and what was learnt of it.
 
-    A peer's own record is that of its wire, and holds its statistics too.
+    It is itself the gate at which those who ask without a key wait for their turn. A peer's own record is that of its
+    wire, and holds its statistics too.
     """
 
     __slots__ = (
-        "_live_by_book",
         "backoff",
         "books",
         "keyless",
         "live",
+        "live_by_book",
         "matched",
         "pools",
         "rttvar",
@@ -163,21 +193,21 @@ class Source:
         "srtt",
         "timed_out",
         "token",
-        "turn",
         "used",
     )
 
     def __init__(self, token: Token) -> None:
+        super().__init__(1)
         self.token: Token = token
         self.live: int = 0
         """How many are pending here."""
-        self._live_by_book: dict[int, int] | None = None  # counted only where there is more than one book
+        self.live_by_book: dict[int, int] | None = None  # counted only where there is more than one book
         self.books: tuple[Book, ...] = ()
         """The books of those that are, or were, pending here; the one with the longest key first."""
         self.keyless: Entry | OrderedDict[Entry, None] | None = None
-        self.turn: Gate[Entry] | None = None
         self.pools: dict[int, IdPool] | None = None
-        self.used: int = 0
+        self.used: float = 0.0
+        """When it was needed last, on some clock that only goes forward."""
         self.srtt: float | None = None
         self.rttvar: float = 0.0
         self.backoff: int = 1
@@ -188,7 +218,7 @@ class Source:
     @property
     def is_idle(self) -> bool:
         """Whether nobody would miss it."""
-        if self.live or (self.turn is not None and not self.turn.free):
+        if self.live or not self.free:
             return False
         return not self.pools or all(pool.is_idle for pool in self.pools.values())
 
@@ -199,28 +229,28 @@ class Source:
             return
         if book not in self.books:
             self._know(book)
-        if self._live_by_book is not None:
-            self._live_by_book[book.number] = self._live_by_book.get(book.number, 0) + 1
+        if self.live_by_book is not None:
+            self.live_by_book[book.number] = self.live_by_book.get(book.number, 0) + 1
 
     def drop_live(self, number: int) -> None:
         """Take note that one less is."""
         self.live -= 1
-        if self._live_by_book is not None and number:
-            self._live_by_book[number] -= 1
+        if self.live_by_book is not None and number:
+            self.live_by_book[number] -= 1
 
     def _know(self, book: Book) -> None:
         """Remember that replies from here may carry keys of this book; of books nobody needs but a few."""
-        if self.books and self._live_by_book is None:
-            self._live_by_book = {self.books[0].number: self.live - 1}
+        if self.books and self.live_by_book is None:
+            self.live_by_book = {self.books[0].number: self.live - 1}
         books = [*self.books, book]
         if len(books) > _MOST_BOOKS:
             books = [known for known in books if known is book or self._needs(known)]
-            self._live_by_book = {known.number: self._count(known) for known in books}
-            self.pools = {n: pool for n, pool in (self.pools or {}).items() if n in self._live_by_book}
+            self.live_by_book = {known.number: self._count(known) for known in books}
+            self.pools = {n: pool for n, pool in (self.pools or {}).items() if n in self.live_by_book}
         self.books = tuple(sorted(books, key=lambda known: known.rank))
 
     def _count(self, book: Book) -> int:
-        return 0 if self._live_by_book is None else self._live_by_book.get(book.number, 0)
+        return 0 if self.live_by_book is None else self.live_by_book.get(book.number, 0)
 
     def _needs(self, book: Book) -> bool:
         pool = None if self.pools is None else self.pools.get(book.number)
@@ -247,7 +277,12 @@ class Source:
 
     def sample(self, rtt: float) -> None:
         """Learn from an unambiguous round trip of so many seconds."""
-        self.srtt, self.rttvar = smoothed(self.srtt, self.rttvar, rtt)
+        srtt = self.srtt
+        if srtt is None:
+            self.srtt, self.rttvar = rtt, rtt / 2
+        else:  # RFC 6298, 2.3; `retransmission.smoothed` has it in words
+            self.rttvar += (abs(srtt - rtt) - self.rttvar) * 0.25
+            self.srtt = srtt + (rtt - srtt) * 0.125
         self.backoff = 1
 
     def back_off(self) -> None:

@@ -19,12 +19,17 @@ _FEW: Final = 64
 
 
 class Dated(Protocol):
-    """What has a deadline."""
+    """What has a deadline, so many seconds after it began."""
 
-    deadline: float
+    began: float
     timeout: float
     ended: bool
     ticket: int
+
+    @property
+    def deadline(self) -> float:
+        """When it ends."""
+        ...
 
 
 class Stepping(Protocol):
@@ -64,7 +69,7 @@ class Timetable(Generic[D, S]):
         lane = self._lanes.get(item.timeout)
         if lane is None and len(self._lanes) < _LANES:
             lane = self._lanes[item.timeout] = deque()
-        if lane is None or (lane and lane[-1].deadline > item.deadline):
+        if lane is None or (lane and lane[-1].began > item.began):
             self._push(item)
         else:
             lane.append(item)
@@ -75,7 +80,6 @@ class Timetable(Generic[D, S]):
 
     def move(self, item: D, timeout: float) -> None:
         """Change a movable deadline to so many seconds from its beginning."""
-        item.deadline += timeout - item.timeout
         item.timeout = timeout
         self.add(item, movable=True)
         self.drop()
