@@ -10,6 +10,7 @@ from typing import Final, NamedTuple, TypeAlias, cast
 
 from typing_extensions import Buffer, Self, TypeIs
 
+from udpguard._asking import Asker
 from udpguard._errors import InvalidAddressError
 from udpguard._exchange import Data, Exchange, Quota
 from udpguard._guard import Guard, ReplyFuture
@@ -26,7 +27,6 @@ from udpguard.core.address import (
     Wire,
     is_limited_broadcast,
     is_tuple,
-    known_wire,
     parse,
     peer_of,
     refusal_to_ask,
@@ -158,9 +158,10 @@ class Client:
         self._book = guard.registry.book(correlate)
         self._settings = settings
         self._quota = quota
-        self._seconds = settings.timeout or DEFAULT_TIMEOUT
-        self._is_plain = settings.retry is None and quota is None
-        """Whether its requests need nothing but one reply, where the call doesn't say otherwise."""
+        is_plain = settings.retry is None and quota is None
+        seconds = settings.timeout or DEFAULT_TIMEOUT
+        self._asker = Asker(guard, self._correlator, self._book, seconds) if is_plain else None
+        """The short way, where requests need nothing but one reply unless the call says otherwise."""
         self._allow_broadcast = allow_broadcast
         self._owner = owner  # kept alive: an endpoint that nobody holds closes
 
@@ -203,7 +204,11 @@ class Client:
             socket.gaierror: The name does not resolve.
             RuntimeError: The endpoint belongs to another event loop.
         """
-        entry = self._begin(addr, data, timeout, retry, reply_from, accept, plain=True)
+        entry: Entry | None = None
+        if self._asker is not None and retry is DEFAULT and reply_from == "peer" and accept is None:
+            entry = self._asker.ask(addr, data, timeout, plain=True)
+        if entry is None:
+            entry = self._begin(addr, data, timeout, retry, reply_from, accept, plain=True)
         try:
             return await cast("asyncio.Future[bytes]", entry.future)
         except BaseException:  # cancelled, or thrown into; a reply or a time-out has ended it already
@@ -224,7 +229,11 @@ class Client:
 
         Arguments and errors are those of `request`.
         """
-        entry = self._begin(addr, data, timeout, retry, reply_from, accept, plain=False)
+        entry: Entry | None = None
+        if self._asker is not None and retry is DEFAULT and reply_from == "peer" and accept is None:
+            entry = self._asker.ask(addr, data, timeout, plain=False)
+        if entry is None:
+            entry = self._begin(addr, data, timeout, retry, reply_from, accept, plain=False)
         try:
             return await cast("asyncio.Future[Reply]", entry.future)
         except BaseException:  # cancelled, or thrown into; a reply or a time-out has ended it already
@@ -242,23 +251,7 @@ class Client:
         *,
         plain: bool,
     ) -> Entry:
-        guard = self._guard
-        loop = guard.loop
-        if guard.closed or loop is None or asyncio.get_running_loop() is not loop:
-            loop = guard.check_loop()
-        if (
-            self._is_plain
-            and retry is DEFAULT
-            and reply_from == "peer"
-            and accept is None
-            and isinstance(data, bytes)
-            and (wire := known_wire(addr)) is not None
-        ):
-            seconds = self._seconds if timeout is DEFAULT else checked_timeout(timeout)
-            future = loop.create_future()
-            entry = guard.ask(future, wire, data, seconds, self._correlator, self._book, plain=plain)
-            if entry is not None:
-                return entry
+        loop = self._guard.check_loop()
         settings = self._settings.overridden(timeout, retry)
         sources = _FROM_PEER if reply_from == "peer" else Sources(reply_from, socket.if_nametoindex)
         if accept is not None:
@@ -266,7 +259,7 @@ class Client:
         elif sources.anywhere and self._correlator is None:
             raise ValueError('reply_from="anywhere" takes anybody\'s word: pass accept=… or use a correlator')
         exchange = Exchange(
-            guard,
+            self._guard,
             self._correlator,
             self._book,
             _checked_payload(data),

@@ -13,7 +13,7 @@ import math
 import secrets
 import socket
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Final, TypeAlias, cast
 
 from typing_extensions import override
@@ -35,12 +35,12 @@ from udpguard.core.address import (
     Wire,
     peer_of,
 )
-from udpguard.core.correlation import Book, Correlator, TransactionId, checked_id, request_key
+from udpguard.core.correlation import Book
 from udpguard.core.explain import TimeoutFacts, explain
 from udpguard.core.gate import Gate
 from udpguard.core.options import Limits, check_hook
 from udpguard.core.registry import Batch, Registry
-from udpguard.core.source import Accept, Details, Entry, assigned_id
+from udpguard.core.source import Accept, Details, Entry
 from udpguard.core.statistics import Statistics
 from udpguard.core.verdict import Reason, Reply, Unexpected
 
@@ -48,8 +48,6 @@ logger = logging.getLogger("udpguard")
 
 UnexpectedHook: TypeAlias = Callable[[Unexpected], object]
 
-# What every family carries (`_sending.check_size` has the limits).
-_FITS_EVERYWHERE: Final = 65_507
 # uvloop's timers fire up to half a millisecond early: a deadline that is not quite there must not spin.
 _SHORTEST_DELAY: Final = 0.0005
 _LATER: Final = 0.005
@@ -98,13 +96,13 @@ class Guard:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.clock: Callable[[], float] = time.monotonic
         self.closed: bool = False
-        self._paused: set[object] = set()
+        self.paused: set[object] = set()
         self.writable: Gate[Entry] = Gate(0)
         """Those who wait until the sockets take datagrams again stand at this gate."""
         self._hook = on_unexpected
         self._hook_failed = False
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = math.inf
+        self.timer_at = math.inf
         self._pumping = False
         self._foremost: Entry | None = None
         """Who waited for the sockets and has its turn now."""
@@ -209,65 +207,6 @@ class Guard:
         future.withdraws(self, entry)
         return future
 
-    def ask(
-        self,
-        future: asyncio.Future[object],
-        wire: Wire,
-        data: bytes,
-        timeout: float,
-        correlator: Correlator | None,
-        book: Book,
-        *,
-        plain: bool,
-    ) -> Entry | None:
-        """Send a question that needs nothing but one reply from its peer, if nothing is in its way.
-
-        It is the short way through what `_exchange.Exchange` does in full, at about a third of the cost.
-
-        Returns:
-            The entry, or None where something is in its way: nothing has happened then.
-
-        Raises:
-            DuplicateTransactionError: Its transaction id is pending for this peer already.
-        """
-        if len(data) > _FITS_EVERYWHERE:
-            return None
-        channel = self.channel4 if len(wire) == IPV4_WIRE else self.channel6
-        if channel is None:
-            return None
-        key: Hashable = None
-        original: bytes | None = None
-        if correlator is not None:
-            if type(correlator) is TransactionId:
-                end = correlator.end
-                key = data[correlator.offset : end] if len(data) >= end else None
-                if correlator.assign:
-                    original = key
-            else:
-                key = request_key(correlator, data)
-                if self.closed:  # request_key is foreign code
-                    return None
-                if key is not None and isinstance(correlator, TransactionId) and correlator.assign:
-                    original = checked_id(key)
-        if self._paused or self.writable.queue:
-            return None
-        registry = self.registry
-        entry = Entry(future, self.clock(), timeout, None, plain=plain)
-        if not registry.ask(entry, wire, book, key, original):
-            return None
-        if original is not None:
-            assert isinstance(correlator, TransactionId)
-            data = correlator.stamped(data, assigned_id(entry))
-        if not self.outbox.send(channel, data, wire, entry):
-            # The long way waits for the socket, or meets the error again and explains it.
-            registry.unsend(entry)
-            registry.end(entry, None)
-            return None
-        deadline = entry.began + timeout
-        if deadline < self._timer_at:
-            self.due_at(deadline)
-        return entry
-
     def withdraw(self, entry: Entry) -> None:
         """End an exchange that its caller gave up."""
         if self.registry.withdraw(entry, self.clock()):
@@ -307,9 +246,7 @@ class Guard:
         if self.closed:
             return
         registry, outbox = self.registry, self.outbox
-        if outbox.filled:  # so that nothing is answered before it was asked
-            outbox.flush()
-        outbox.begin_turn()
+        outbox.begin_turn()  # so that nothing is answered before it was asked
         settled = registry.receive_batch(batch, self.clock())
         for entry, data, wire, rtt, attempts in settled:
             future = cast("asyncio.Future[object]", entry.future)
@@ -346,7 +283,7 @@ class Guard:
 
     def takes(self, entry: Entry | None) -> bool:
         """Whether the sockets take a datagram now, of this exchange or of one that has not waited yet."""
-        return not self._paused and (not self.writable.queue or (entry is not None and entry is self._foremost))
+        return not self.paused and (not self.writable.queue or (entry is not None and entry is self._foremost))
 
     def wait_for_socket(self, entry: Entry, more: Details) -> None:
         """Let an exchange wait until the sockets take datagrams; who has waited already stays in front."""
@@ -356,21 +293,21 @@ class Guard:
 
     def pause(self, whose: object) -> None:
         """Hold the datagrams back: a socket takes none."""
-        self._paused.add(whose)
+        self.paused.add(whose)
 
     def resume(self, whose: object) -> None:
         """Let those go on who held datagrams back, in their order, as far as the sockets take them."""
-        self._paused.discard(whose)
+        self.paused.discard(whose)
         self._let_out()
 
     def _let_out(self) -> None:
-        while not self._paused and (entry := self.writable.first()) is not None:
+        while not self.paused and (entry := self.writable.first()) is not None:
             self._foremost = entry
             self.go_on(entry)
             self._foremost = None
             if entry.more is not None and self.writable in entry.more.queued:
                 break
-        if self.writable.has_queue and not self._paused and not self.closed and self.loop is not None:
+        if self.writable.has_queue and not self.paused and not self.closed and self.loop is not None:
             # The socket took no more and paused nobody: nothing but time will tell when it does.
             self.loop.call_later(_LATER, self._let_out)
 
@@ -393,19 +330,17 @@ class Guard:
 
     def due_at(self, when: float) -> None:
         """See to it that the timer fires then or before."""
-        if when >= self._timer_at or self.loop is None:
+        if when >= self.timer_at or self.loop is None:
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer_at = when
+        self.timer_at = when
         self._timer = self.loop.call_later(max(when - self.clock(), _SHORTEST_DELAY), self._on_timer)
 
     def _on_timer(self) -> None:
-        stalled = self.clock() - self._timer_at
+        stalled = self.clock() - self.timer_at
         self._timer = None
-        self._timer_at = math.inf
-        if self.outbox.filled:
-            self.outbox.flush()
+        self.timer_at = math.inf
         self.outbox.begin_turn()
         try:
             # A reply that lies in the socket already is in time, however late the loop gets to read it.

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from udpguard._errors import EndpointClosedError
 from udpguard._sending import sending_error
-from udpguard._transport import Channel
+from udpguard._transport import Channel, Posted
 from udpguard.core.address import Wire
 from udpguard.core.source import Details, Entry
 
@@ -36,36 +36,40 @@ class Outbox:
         guard: Whose they are.
     """
 
-    __slots__ = ("_due", "_guard", "_turn_ends", "filled")
+    __slots__ = ("_due", "_filled", "_guard", "turn_ends")
+
+    watermarks: Final = (1, _TOGETHER)
+    """How many are posted for a channel when `fill` must be called."""
 
     def __init__(self, guard: Guard) -> None:
-        self.filled: list[Channel] = []
-        """The channels that something is posted for."""
+        self.turn_ends: float = -math.inf
+        """Until when questions are not the first of their turn."""
         self._guard = guard
+        self._filled: list[Channel] = []
         self._due = False
-        self._turn_ends = -math.inf
 
-    def send(self, channel: Channel, data: bytes, wire: Wire, entry: Entry) -> bool:
-        """Send a question now or at the end of the turn; False: it can't be sent now."""
-        if entry.began < self._turn_ends:
-            posted = channel.posted
-            posted.append((data, wire, entry))
-            if len(posted) == 1:
-                self.filled.append(channel)
-                self.expect_more()
-            elif len(posted) >= _TOGETHER:
-                self.flush()
-            return True
-        self._turn_ends = entry.began + _TURN
+    def begin(self, channel: Channel, data: bytes, wire: Wire, entry: Entry) -> bool:
+        """Send the first question of a turn; False: it can't be sent now."""
+        self.turn_ends = entry.began + _TURN
         try:
-            return self.transmit(channel, data, wire)
+            sent = self.transmit(channel, data, wire)
         except (OSError, EndpointClosedError):
             return False  # whoever tries again meets it again, and can explain it
+        self._guard.registry.counters.sent += sent
+        return sent
+
+    def fill(self, channel: Channel) -> None:
+        """Take note of a channel for which the first question was posted, or so many that they should leave."""
+        if len(channel.posted.datas) >= _TOGETHER:
+            self._flush()
+        else:
+            self._filled.append(channel)
+            self.expect_more()
 
     def transmit(self, channel: Channel, data: bytes, wire: Wire) -> bool:
         """Send a datagram now, behind those that were posted before; see `Channel.transmit`."""
-        if self.filled:
-            self.flush()
+        if self._filled:
+            self._flush()
         return channel.transmit(data, wire)
 
     def expect_more(self) -> None:
@@ -77,46 +81,42 @@ class Outbox:
             self._due = True
 
     def begin_turn(self) -> None:
-        """The next question is the first of a turn."""
-        self._turn_ends = -math.inf
+        """Send what is posted; the next question is the first of a turn."""
+        self.turn_ends = -math.inf
+        if self._filled:
+            self._flush()
 
     def _end_turn(self) -> None:
         self._due = False
-        self._turn_ends = -math.inf
-        if self.filled:
-            self.flush()
+        self.begin_turn()
 
-    def flush(self) -> None:
-        """Send what is posted."""
-        filled, self.filled = self.filled, []
+    def _flush(self) -> None:
+        filled, self._filled = self._filled, []
         for channel in filled:
-            posted, channel.posted = channel.posted, []
+            posted, channel.posted = channel.posted, Posted()
             self._send_all(channel, posted)
 
-    def _send_all(self, channel: Channel, posted: list[tuple[bytes, Wire, Entry]]) -> None:
-        now = self._guard.clock()
-        while posted:
-            datas: list[bytes] = []
-            wires: list[Wire] = []
-            for data, wire, entry in posted:
-                if entry.ended:  # given up in the meantime
-                    continue
-                entry.sent_at = now
-                datas.append(data)
-                wires.append(wire)
-            if len(datas) < len(posted):
-                posted = self._without_ended(posted)
-            done = channel.transmit_many(datas, wires) if datas else 0
-            if done == len(posted):
-                return
-            Held(self._guard, channel, *posted[done]).step()
-            posted = posted[done + 1 :]
-
-    def _without_ended(self, posted: list[tuple[bytes, Wire, Entry]]) -> list[tuple[bytes, Wire, Entry]]:
-        for _, _, entry in posted:
+    def _send_all(self, channel: Channel, posted: Posted) -> None:
+        registry, now = self._guard.registry, self._guard.clock()
+        datas, wires, entries = posted.datas, posted.wires, posted.entries
+        given_up = False
+        for entry in entries:
+            entry.sent_at = now
             if entry.ended:
-                self._guard.registry.unsend(entry)
-        return [one for one in posted if not one[2].ended]
+                given_up = True
+        if given_up:
+            for entry in entries:
+                if entry.ended:
+                    registry.unsend(entry)
+            kept = [i for i, entry in enumerate(entries) if not entry.ended]
+            datas, wires, entries = [datas[i] for i in kept], [wires[i] for i in kept], [entries[i] for i in kept]
+        while datas:
+            done = channel.transmit_many(datas, wires)
+            registry.counters.sent += done
+            if done == len(datas):
+                return
+            Held(self._guard, channel, datas[done], wires[done], entries[done]).step()
+            datas, wires, entries = datas[done + 1 :], wires[done + 1 :], entries[done + 1 :]
 
 
 class Held(Details):

@@ -37,10 +37,21 @@ _HIGH_WATER: Final = 256 * 1024
 _NO_BUFFERS_WAIT: Final = 0.005
 
 
+class Posted:
+    """Questions that leave together: their payloads, their peers, and what becomes of them."""
+
+    __slots__ = ("datas", "entries", "wires")
+
+    def __init__(self) -> None:
+        self.datas: list[bytes] = []
+        self.wires: list[Wire] = []
+        self.entries: list[Entry] = []
+
+
 class Channel(Protocol):
     """What an endpoint sends through and listens to."""
 
-    posted: list[tuple[bytes, Wire, Entry]]
+    posted: Posted
     """What is to leave through it at the end of the loop's turn (`_outbox`)."""
 
     def carries(self, wire: Wire) -> bool:
@@ -93,7 +104,7 @@ class UdpTransport(asyncio.DatagramTransport):
         self._fd = sock.fileno()
         self._backend: Backend = open_backend(sock, loop)
         self._family = sock.family
-        self.posted: list[tuple[bytes, Wire, Entry]] = []
+        self.posted: Posted = Posted()
         self._dual = is_dual_stack(sock)
         self._queue: deque[tuple[bytes, Wire]] = deque()
         self._queued = 0
@@ -335,7 +346,7 @@ class BorrowedTransport:
 
     def __init__(self, transport: asyncio.DatagramTransport, sock: socket.socket) -> None:
         self._transport = transport
-        self.posted: list[tuple[bytes, Wire, Entry]] = []
+        self.posted: Posted = Posted()
         self._backend: Backend = PortableBackend(sock)
         self._family: int = sock.family
         self._dual = is_dual_stack(sock)

@@ -159,7 +159,6 @@ class Harness:
         """Ask in the short way: one peer, one slot, sent at once."""
         registry, number = self.registry, len(self.entries)
         address = wire(peer)
-        entry = Entry(number, now, timeout, None, plain=True)
         original = None
         if assign:
             book, key, original = "short", None, b"o"
@@ -167,15 +166,17 @@ class Harness:
         taken = not assign and (self.oracle.is_taken(None, source, book, key) or self._has_rival(None, peer, book, key))
         has_turn = bool(registry.turn(address).free)
         try:
-            began = registry.ask(entry, address, self.books[book], original or key, original)
+            entry = registry.ask(number, address, self.books[book], original or key, original, timeout, now, True)
         except DuplicateTransactionError:
             assert taken
             return None
         assert not taken
-        assert began == (has_turn or assign or key is not None), "a question without a key takes its peer's turn"
-        if not began:
-            assert not entry.listens
+        assert (entry is not None) == (has_turn or assign or key is not None), (
+            "a question without a key takes its peer's turn"
+        )
+        if entry is None:
             return None
+        registry.counters.sent += 1
         if assign:
             assert entry.own_slot is not None
             key = entry.own_slot[2]

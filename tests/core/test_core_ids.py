@@ -168,7 +168,7 @@ def test_none_is_in_use_twice(steps: list[tuple[str, int]], randomness: random.R
             ended = order.pop(number % len(order))
             pending.discard(ended)
             lately.add(ended)
-    assert ids._queue is None or sorted(ids._queue) == list(range(256)), "the queue has each of them once"
+    assert ids.queue is None or sorted(ids.queue) == list(range(256)), "the queue has each of them once"
 
 
 # ----------------------------------------------------------------------------------------------- the registry's
@@ -292,8 +292,8 @@ def test_an_id_of_an_exchange_without_extras_comes_back() -> None:
     records = registry(Script())
     book = records.book(TransactionId(0, 1, assign=True))
     ids = records.pool(TOKEN, book)
-    entry = Entry(None, 0.0, 5.0, None, plain=True)
-    assert records.ask(entry, TOKEN, book, b"o", b"o")
+    entry = records.ask(None, TOKEN, book, b"o", b"o", 5.0, 0.0, True)
+    assert entry is not None
     assert not ids.is_idle
     [settled] = records.receive_batch([(assigned_id(entry) + b"reply", TOKEN)], 0.5)
     assert settled == (entry, b"oreply", TOKEN, 0.5, 1)
@@ -358,8 +358,8 @@ def test_the_pools_of_forgotten_books_are_forgotten() -> None:
     records = registry(random.Random(1).getrandbits)
     for number in range(200):
         book = records.book(TransactionId(number % 40, 2, assign=True))
-        entry = Entry(None, 0.0, 5.0, None, plain=True)
-        assert records.ask(entry, TOKEN, book, b"oo", b"oo")
+        entry = records.ask(None, TOKEN, book, b"oo", b"oo", 5.0, 0.0, True)
+        assert entry is not None
         records.withdraw(entry, 0.0)
     source = records.source(TOKEN)
     assert len(source.books) <= 17

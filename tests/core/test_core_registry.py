@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from udpguard import DuplicateTransactionError
 from udpguard.core import memory
-from udpguard.core import registry as registry_module
+from udpguard.core import ledger as ledger_module
 from udpguard.core.address import Sources, Wire, covers, peer_of
 from udpguard.core.correlation import Correlator, TransactionId
 from udpguard.core.gate import Gate
@@ -378,10 +378,8 @@ def test_nothing_has_changed_when_a_transaction_is_refused() -> None:
         records.listen(entry, [wire(SERVER), wire(OTHER)], records.book(IDS), b"ab")
     assert (records.statistics().pending, records.statistics().waiting) == (1, 1)
     assert verdicts(records, (b"ab", SERVER)) == ["unknown_peer"]
-    short = Entry(None, 0.0, 5.0, None, plain=True)
     with pytest.raises(DuplicateTransactionError):
-        records.ask(short, wire(OTHER), records.book(IDS), b"ab", None)
-    assert not short.listens
+        records.ask(None, wire(OTHER), records.book(IDS), b"ab", None, 5.0, 0.0, True)
     assert records.statistics().pending == 1
 
 
@@ -484,8 +482,7 @@ def test_who_waits_for_several_things_is_woken_once() -> None:
 def test_a_turn_held_without_extras_is_given_back() -> None:
     records = registry()
     turn = records.turn(wire(SERVER))
-    entry = Entry(None, 0.0, 5.0, None, plain=True)
-    assert records.ask(entry, wire(SERVER), records.book(None), None, None)
+    assert records.ask(None, wire(SERVER), records.book(None), None, None, 5.0, 0.0, True)
     assert not turn.free
     successor = waiting(records, turn)
     assert verdicts(records, (b"a", SERVER)) == ["settled"]
@@ -517,7 +514,7 @@ def test_idle_sources_are_forgotten_before_they_pile_up() -> None:
 
 
 def test_many_that_are_pending_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry_module, "_IDLE_SOURCES", 100)
+    monkeypatch.setattr(ledger_module, "_IDLE_SOURCES", 100)
     records = registry()
     looked = 0
     real = records._sweep_sources
@@ -554,7 +551,7 @@ def test_the_latest_used_sources_outlive_a_sweep() -> None:
 
 
 def test_a_sweep_forgets_none_of_few_that_are_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry_module, "_IDLE_SOURCES", 100)
+    monkeypatch.setattr(ledger_module, "_IDLE_SOURCES", 100)
     records = registry()
     for number in range(60):
         records.source(address(number)).sample(0.5)
@@ -566,7 +563,7 @@ def test_a_sweep_forgets_none_of_few_that_are_idle(monkeypatch: pytest.MonkeyPat
 
 def test_an_ended_exchange_is_remembered_when_its_peer_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     # A sweep over many peers: of the last 65,536 that ended the record is there, so what comes late is told.
-    monkeypatch.setattr(registry_module, "_IDLE_SOURCES", 1_000)
+    monkeypatch.setattr(ledger_module, "_IDLE_SOURCES", 1_000)
     records = registry()
     hosts = [wire(SERVER)[:2] + (0x0A000000 + number).to_bytes(4, "big") for number in range(2_001)]
     for host in hosts:

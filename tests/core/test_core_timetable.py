@@ -80,7 +80,7 @@ def test_a_lane_is_given_up_when_it_is_empty() -> None:
         table.add(item)
         assert table.expired(number + 0.75) == [item]
         assert table.next_due() == math.inf
-    assert table._lanes == {}
+    assert table.lanes == {}
 
 
 def test_a_deadline_can_be_moved() -> None:

@@ -20,6 +20,7 @@ from udpguard._exchange import Quota
 from udpguard._guard import Guard
 from udpguard._platform import sockets
 from udpguard._resolve import Resolver
+from udpguard._transport import Posted
 from udpguard.core.address import wire_of_source
 
 
@@ -31,7 +32,7 @@ class ScriptedChannel:
         self.sent: list[tuple[bytes, int]] = []
         self.full = False
         self.error: OSError | None = None
-        self.posted: list[Any] = []
+        self.posted = Posted()
 
     def carries(self, wire: bytes) -> bool:
         return True

@@ -290,14 +290,15 @@ def refusal_to_ask(wire: Wire) -> str | None:
     return None
 
 
-_wires: dict[object, Wire] = {}
+known_wires: dict[object, Wire] = {}
+"""The wires of plain literals by the addresses they were given as; beware of equal ones of other types."""
 _MOST_WIRES: Final = 65_536
 
 
 def known_wire(addr: object) -> Wire | None:
     """The wire of a plain literal `(host, port)` that can be asked; None for whatever needs a closer look."""
     try:
-        wire = _wires.get(addr)
+        wire = known_wires.get(addr)
     except TypeError:  # something that can't be hashed
         return None
     if wire is not None and addr[1].__class__ is int:  # type: ignore[index]  # not True, nor 53.0, which equal ints
@@ -314,9 +315,9 @@ def _askable(addr: object) -> Wire | None:
     wire = _literal(host, port, 0)
     if wire is None or refusal_to_ask(wire) is not None:
         return None
-    if len(_wires) >= _MOST_WIRES:
-        _wires.clear()
-    _wires[host, port] = wire
+    if len(known_wires) >= _MOST_WIRES:
+        known_wires.clear()
+    known_wires[host, port] = wire
     return wire
 
 

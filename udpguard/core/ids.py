@@ -36,16 +36,17 @@ class IdPool:
         random_bits: Where the randomness comes from.
     """
 
-    __slots__ = ("_bits", "_book", "_length", "_queue", "_random_bits", "_taken_at", "_token", "correlator", "gate")
+    __slots__ = ("_bits", "_book", "_random_bits", "_taken_at", "_token", "correlator", "gate", "length", "queue")
 
     def __init__(self, token: Token, book: int, correlator: TransactionId, random_bits: RandomBits) -> None:
         self.correlator: TransactionId = correlator
         self._token = token
         self._book = book
-        self._length = correlator.length
+        self.length: int = correlator.length
         self._bits = correlator.length * 8
         self._random_bits = random_bits
-        self._queue: deque[int] | None = None
+        self.queue: deque[int] | None = None
+        """The ids in the order in which they are to be used, once draws have begun to fail."""
         self._taken_at = 0.0
         self.gate: Gate[Entry] = Gate(1 << self._bits)
         """Has a place for each id: who needs one that is in use waits there."""
@@ -65,16 +66,16 @@ class IdPool:
         def is_free(slot: Slot) -> bool:
             return slot not in pending and all((token, slot[1], slot[2]) not in pending for token in others)
 
-        if self._queue is not None and now - self._taken_at > _LATELY:
-            self._queue = None
+        if self.queue is not None and now - self._taken_at > _LATELY:
+            self.queue = None
         slot: Slot | None = None
-        if self._queue is None:
+        if self.queue is None:
             slot = self._drawn(lately, is_free)
         if slot is None and self._bits <= _LARGEST_QUEUE:
-            if self._queue is None:
-                self._queue = self._fill(lately)
+            if self.queue is None:
+                self.queue = self._fill(lately)
                 self._taken_at = now
-            slot = self._oldest(self._queue, is_free)
+            slot = self._oldest(self.queue, is_free)
         if slot is not None:
             self._taken_at = now
         return slot
@@ -93,7 +94,7 @@ class IdPool:
         return self.gate.free == 1 << self._bits
 
     def _slot(self, number: int) -> Slot:
-        return (self._token, self._book, number.to_bytes(self._length, "big"))
+        return (self._token, self._book, number.to_bytes(self.length, "big"))
 
     def _oldest(self, queue: deque[int], is_free: Callable[[Slot], bool]) -> Slot | None:
         """The one at the front that is free; it goes to the end, like those that are in use."""

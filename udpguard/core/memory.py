@@ -31,31 +31,41 @@ class Ended:
     __slots__ = ("_new", "_old", "_rotated_at")
 
     def __init__(self) -> None:
-        self._new: dict[Slot, Mark] = {}
-        self._old: dict[Slot, Mark] = {}
+        self._new: dict[Slot | Token, Mark] = {}
+        self._old: dict[Slot | Token, Mark] = {}
         self._rotated_at = 0.0
 
     def __len__(self) -> int:
         return len(self._new) + len(self._old)
 
     def __contains__(self, slot: object) -> bool:
-        return slot in self._new or slot in self._old
+        return slot in self._new or slot in self._old  # asked for slots with keys alone
+
+    def with_room(self, count: int, now: float) -> dict[Slot | Token, Mark]:
+        """Where as many may be added now: a slot and how its exchange ended, a slot of nobody's book by its token."""
+        if len(self._new) + count > _HALF or now - self._rotated_at > REMEMBERED:
+            self._old, self._new, self._rotated_at = self._new, {}, now
+        return self._new
 
     def add(self, slot: Slot, mark: Mark) -> None:
         """Remember how the exchange in this slot ended."""
-        if len(self._new) >= _HALF or mark[1] - self._rotated_at > REMEMBERED:
-            self._old, self._new, self._rotated_at = self._new, {}, mark[1]
-        self._new[slot] = mark
+        self.with_room(1, mark[1])[_short(slot)] = mark
 
     def reason(self, slot: Slot, now: float) -> Reason | None:
         """What a datagram in this slot is now: a duplicate, late, or nothing that is remembered."""
-        mark = self._new.get(slot) or self._old.get(slot)
+        short = _short(slot)
+        mark = self._new.get(short) or self._old.get(short)
         return mark[0] if mark is not None and now - mark[1] <= REMEMBERED else None
 
     def clear(self) -> None:
         """Forget everything."""
         self._new.clear()
         self._old.clear()
+
+
+def _short(slot: Slot) -> Slot | Token:
+    """What a slot is remembered by: where it has no key, in nobody's book, its token will do."""
+    return slot if slot[1] or slot[2] is not None else slot[0]
 
 
 _LATEST: Final = 512

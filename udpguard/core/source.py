@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from udpguard.core.address import Peer, Token
+from udpguard.core.address import IPV6_WIRE, Peer, Token, has_scope
 from udpguard.core.correlation import Book, Slot
 from udpguard.core.gate import Gate
 from udpguard.core.ids import IdPool
@@ -165,6 +165,19 @@ class Entry:
         return (slot,) if self.more is None else (slot, *self.more.slots)
 
 
+class Question(Entry):
+    """An exchange that asks one peer and expects one reply from it, with a turn, an id or a key of the caller's.
+
+    It listens and has its room as long as there is one. `Registry.ask` makes it without calling it, which takes half
+    the time.
+    """
+
+    __slots__ = ()
+
+    listens = True
+    roomy = True
+
+
 def assigned_id(entry: Entry) -> bytes:
     """The id that was picked for an exchange."""
     assert entry.own_slot is not None
@@ -189,6 +202,7 @@ class Source(Gate[Entry]):
         "matched",
         "pools",
         "rttvar",
+        "scoped",
         "sent",
         "srtt",
         "timed_out",
@@ -199,6 +213,8 @@ class Source(Gate[Entry]):
     def __init__(self, token: Token) -> None:
         super().__init__(1)
         self.token: Token = token
+        self.scoped: bool = len(token) == IPV6_WIRE and isinstance(token, bytes) and has_scope(token)
+        """Whether it is on one link: what is expected on any link may cover it too."""
         self.live: int = 0
         """How many are pending here."""
         self.live_by_book: dict[int, int] | None = None  # counted only where there is more than one book

@@ -45,30 +45,34 @@ S = TypeVar("S", bound=Stepping)
 class Timetable(Generic[D, S]):
     """Deadlines and steps, and which of them are due. All times are in seconds on one clock."""
 
-    __slots__ = ("_dead", "_dead_steps", "_lanes", "_odd", "_order", "_size", "_steps")
+    __slots__ = ("_bound", "_dead", "_dead_steps", "_odd", "_order", "_steps", "lanes")
 
     def __init__(self) -> None:
-        self._lanes: dict[float, deque[D]] = {}
+        self.lanes: dict[float, deque[D]] = {}
+        """The deadlines by time-out, each queue in order."""
         self._odd: list[tuple[float, int, D]] = []
         self._steps: list[tuple[float, int, S]] = []
         self._order = count()
-        self._size = 0
         self._dead = 0
+        self._bound = _FEW
+        """How many dead are looked at no closer."""
         self._dead_steps = 0
 
     def __len__(self) -> int:
         """How many places are taken, by the living and the dead."""
-        return self._size + len(self._steps)
+        return self._size() + len(self._steps)
+
+    def _size(self) -> int:
+        return sum(map(len, self.lanes.values())) + len(self._odd)
 
     def add(self, item: D, *, movable: bool = False) -> None:
         """Enter a deadline, one that may be moved later on or not."""
-        self._size += 1
         if movable:
             self._push(item)
             return
-        lane = self._lanes.get(item.timeout)
-        if lane is None and len(self._lanes) < _LANES:
-            lane = self._lanes[item.timeout] = deque()
+        lane = self.lanes.get(item.timeout)
+        if lane is None and len(self.lanes) < _LANES:
+            lane = self.lanes[item.timeout] = deque()
         if lane is None or (lane and lane[-1].began > item.began):
             self._push(item)
         else:
@@ -84,11 +88,13 @@ class Timetable(Generic[D, S]):
         self.add(item, movable=True)
         self.drop()
 
-    def drop(self) -> None:
-        """Take note that the owner of a deadline has ended before it."""
-        self._dead += 1
-        if self._dead > _FEW and self._dead * 2 > self._size:
-            self._sweep()
+    def drop(self, count: int = 1) -> None:
+        """Take note that the owners of so many deadlines have ended before them."""
+        self._dead += count
+        if self._dead > self._bound:
+            if self._dead * 2 > self._size():
+                self._sweep()
+            self._bound = max(_FEW, self._size() // 2)
 
     def add_step(self, item: S, when: float) -> None:
         """Enter a step, in place of the one that was entered before."""
@@ -111,19 +117,18 @@ class Timetable(Generic[D, S]):
 
     def next_due(self) -> float:
         """When the next thing falls due; math.inf for never."""
+        self._bound = _FEW  # much may be gone since it was set
         when = math.inf
-        for timeout, lane in list(self._lanes.items()):
+        for timeout, lane in list(self.lanes.items()):
             while lane and lane[0].ended:
                 lane.popleft()
-                self._size -= 1
                 self._dead -= 1
             if not lane:
-                del self._lanes[timeout]
+                del self.lanes[timeout]
             elif lane[0].deadline < when:
                 when = lane[0].deadline
         while self._odd and _is_stale(self._odd[0]):
             heapq.heappop(self._odd)
-            self._size -= 1
             self._dead -= 1
         while self._steps and self._steps[0][2].step_at != self._steps[0][0]:
             heapq.heappop(self._steps)
@@ -133,7 +138,7 @@ class Timetable(Generic[D, S]):
     def expired(self, now: float) -> list[D]:
         """Take out what has reached its deadline and has not ended; the earliest first."""
         due: list[D] = []
-        for lane in self._lanes.values():
+        for lane in self.lanes.values():
             while lane and (lane[0].ended or lane[0].deadline <= now):
                 self._take(lane.popleft(), due)
         while self._odd and (self._odd[0][0] <= now or _is_stale(self._odd[0])):
@@ -156,28 +161,26 @@ class Timetable(Generic[D, S]):
 
     def clear(self) -> None:
         """Forget everything."""
-        self._lanes.clear()
+        self.lanes.clear()
         self._odd.clear()
         self._steps.clear()
-        self._size = self._dead = self._dead_steps = 0
+        self._dead = self._dead_steps = 0
 
     def _take(self, item: D, due: list[D], *, stale: bool = False) -> None:
-        self._size -= 1
         if item.ended or stale:
             self._dead -= 1
         else:
             due.append(item)
 
     def _sweep(self) -> None:
-        for timeout, lane in list(self._lanes.items()):
+        for timeout, lane in list(self.lanes.items()):
             living = deque(item for item in lane if not item.ended)
             if living:
-                self._lanes[timeout] = living
+                self.lanes[timeout] = living
             else:
-                del self._lanes[timeout]
+                del self.lanes[timeout]
         self._odd = [entry for entry in self._odd if not _is_stale(entry)]
         heapq.heapify(self._odd)
-        self._size = sum(map(len, self._lanes.values())) + len(self._odd)
         self._dead = 0
 
 

@@ -1,0 +1,308 @@
+"""The verdict on a datagram, whatever may cover its source; and what falls due.
+
+Nothing here waits, sends or settles. The futures are opaque; who is to be settled is returned. The only foreign code
+that runs inside is `accept` and `reply_key`, which may call back (to cancel, to close, to expect); so after either
+nothing that was looked up before is taken for granted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, TypeAlias
+
+from udpguard.core.address import IPV6_WIRE, Token, Wire, has_scope, peer_of, without_scope
+from udpguard.core.correlation import Book, Slot, TransactionId
+from udpguard.core.explain import NoDecisionError, shown
+from udpguard.core.ledger import Ledger
+from udpguard.core.source import Details, Entry, Source
+from udpguard.core.verdict import Decision, NearMiss, Reason, Reply, Unexpected
+
+_MOST_NEAR_MISSES: Final = 16
+
+Settled: TypeAlias = tuple[Entry, bytes, Wire, float | None, int]
+"""An exchange that was answered: the reply's payload and source, the round-trip time, how many had been sent."""
+
+
+class Judge(Ledger):
+    """The verdicts, and the deadlines. All times are in seconds on one clock, passed in."""
+
+    # ------------------------------------------------------------------------------------------ verdicts
+
+    def judge(self, data: bytes, wire: Wire, now: float, settled: list[Settled]) -> None:
+        """Give a datagram its verdict, whatever it may be."""
+        try:
+            if self._shapes.any or (len(wire) == IPV6_WIRE and has_scope(wire)):
+                reason = self._judge(data, wire, self._covering(wire), None, now, settled)
+            else:
+                source = self._sources.get(wire)
+                reason = Reason.UNKNOWN_PEER if source is None else self._judge_plain(data, wire, source, now, settled)
+        except BaseException as error:  # foreign keys compare, and foreign answers show themselves, as they like
+            self.counters.hook_errors += 1
+            reason = Reason.REJECTED
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                self.interrupt = error
+        if reason is None:
+            self.counters.matched += 1
+        else:
+            self._count(reason, data, wire, now)
+
+    def _judge_plain(
+        self, data: bytes, wire: Wire, source: Source, now: float, settled: list[Settled]
+    ) -> Reason | None:
+        """The verdict where only this peer's own record can cover it; none that `_judge` would not give as well."""
+        books = source.books
+        keys: list[tuple[int, object]] | None = None
+        if len(books) == 1:
+            number, key = books[0].number, self._key(books[0], data)
+            keys = [(number, key)]
+            entry = self._pending.get((wire, number, key)) if key is not None else None
+            if entry is not None and entry.more is None:
+                self._answer(entry, data, wire, now, settled)
+                return None
+        return self._judge(data, wire, [source], keys, now, settled)
+
+    def _answer(self, entry: Entry, data: bytes, wire: Wire, now: float, settled: list[Settled]) -> None:
+        """Settle an exchange without extras."""
+        rtt: float | None = None
+        if entry.source is not None:
+            entry.source.matched += 1
+            if entry.sent_at is not None:
+                rtt = now - entry.sent_at
+                entry.source.sample(rtt)
+        if entry.assigned is not None:
+            data = entry.assigned.pool.correlator.restored(data, entry.assigned.original)
+        self.end(entry, (Reason.DUPLICATE, now))
+        settled.append((entry, data, wire, rtt, 0 if rtt is None else 1))
+
+    def _count(self, reason: Reason, data: bytes, wire: Wire, now: float) -> None:
+        counters = self.counters
+        if reason is Reason.UNKNOWN_PEER:
+            counters.unknown_peer += 1
+            self._strangers.add(data, wire, now)
+        elif reason is Reason.REJECTED:
+            counters.rejected += 1
+            self._rejected.add(data, wire, now)
+        elif reason is Reason.LATE:
+            counters.late += 1
+        else:
+            counters.duplicate += 1
+        if self.wants_unexpected:
+            self.unexpected.append(Unexpected(data, peer_of(wire), reason))
+
+    def _judge(
+        self,
+        data: bytes,
+        wire: Wire,
+        sources: list[Source],
+        keys: list[tuple[int, object]] | None,
+        now: float,
+        settled: list[Settled],
+    ) -> Reason | None:
+        """The verdict on a datagram that these sources, the most specific first, may cover; None: matched."""
+        if keys is None:
+            keys = self._keys(sources, data)
+        offer = _Offer(data, wire, now, settled)
+        # 1: by key, what is pending
+        for source in sources:
+            for number, key in keys:
+                entry = self._pending.get((source.token, number, key)) if key is not None else None
+                if entry is not None and self._offer(offer, entry, (source.token, number, key)):
+                    return offer.reason
+        if offer.refused:
+            return Reason.REJECTED
+        # 2: by key, what is over
+        for source in sources:
+            for number, key in keys:
+                if key is not None:
+                    reason = self._ended.reason((source.token, number, key), now)
+                    if reason is not None:
+                        return reason
+        return self._judge_keyless(offer, sources, [0] + [number for number, key in keys if key is None])
+
+    def _judge_keyless(self, offer: _Offer, sources: list[Source], numbers: list[int]) -> Reason | None:
+        # 3: without a key, what is pending; an exchange of a client with a correlator takes keyless datagrams alone
+        for source in sources:
+            for entry in _keyless(source):
+                if entry.ended or entry.slot is None or entry.slot[1] not in numbers:
+                    continue
+                if self._offer(offer, entry, (source.token, entry.slot[1], None)):
+                    return offer.reason
+        if offer.refused:
+            return Reason.REJECTED
+        # 4: something pending covers it
+        for source in sources:
+            if source.live:
+                return Reason.REJECTED
+        # 5: without a key, what is over
+        for source in sources:
+            for number in numbers:
+                reason = self._ended.reason((source.token, number, None), offer.now)
+                if reason is not None:
+                    return reason
+        return Reason.UNKNOWN_PEER
+
+    def _covering(self, wire: Wire) -> list[Source]:
+        """The records of all the sources that a datagram may belong to, the most specific first."""
+        tokens: list[Token] = [wire]
+        scoped = len(wire) == IPV6_WIRE and has_scope(wire)
+        if scoped:
+            tokens.append(without_scope(wire))
+        if self._shapes.any:
+            tokens += self._shapes.tokens(wire, scoped=scoped)
+        return [source for token in tokens if (source := self._sources.get(token)) is not None]
+
+    def _keys(self, sources: list[Source], data: bytes) -> list[tuple[int, object]]:
+        """The datagram's key in each book that any of these sources knows."""
+        if len(sources) == 1:
+            return [(book.number, self._key(book, data)) for book in sources[0].books]
+        books = {book: None for source in sources for book in source.books}
+        return [(book.number, self._key(book, data)) for book in sorted(books, key=lambda book: book.rank)]
+
+    def _key(self, book: Book, data: bytes) -> object:
+        assert book.correlator is not None
+        try:
+            key = book.correlator.reply_key(data)
+            hash(key)
+        except (KeyboardInterrupt, SystemExit) as error:
+            self.interrupt = error
+        except BaseException:
+            self.counters.hook_errors += 1
+        else:
+            return key
+        return None
+
+    def _offer(self, offer: _Offer, entry: Entry, slot: Slot) -> bool:
+        """Offer a datagram to an exchange in whose slot it falls; whether that settles what becomes of it."""
+        more, now = entry.more, offer.now
+        if more is None:
+            self._answer(entry, offer.data, offer.wire, now, offer.settled)
+            return True
+        sent = more.sends.get(slot)
+        if sent is None and more.asks:
+            return False  # it waits for the socket: what comes before the question is no answer
+        if entry in offer.refused:
+            return False
+        data, rtt, peer = offer.data, None, entry.source
+        if sent is not None:
+            peer = sent.peer
+            rtt = now - sent.at if sent.times == 1 else None
+            if sent.original is not None:
+                data = self._restored(data, slot, sent.original)
+        decision = Decision.ACCEPT
+        if more.accept is not None:
+            decision = self._ask(more, Reply(data, peer_of(offer.wire), rtt, more.attempts))
+            if entry.ended:  # accept itself cancelled it, or closed the endpoint
+                offer.reason = self._ended.reason(slot, now) or Reason.REJECTED
+                return True
+            if decision is Decision.REFUSE:
+                offer.refused.add(entry)
+                return False
+        if peer is not None:
+            peer.matched += 1
+            if rtt is not None and not more.heard:
+                peer.sample(rtt)
+        if decision is Decision.PROVISIONAL:
+            more.heard = True
+            self.timetable.drop_step(more)
+            self.stop_waiting(entry, more)
+            return True
+        self.end(entry, (Reason.DUPLICATE, now))
+        offer.settled.append((entry, data, offer.wire, rtt, more.attempts))
+        return True
+
+    def _restored(self, data: bytes, slot: Slot, original: bytes) -> bytes:
+        correlator = next(book.correlator for book in self._sources[slot[0]].books if book.number == slot[1])
+        assert isinstance(correlator, TransactionId)
+        return correlator.restored(data, original)
+
+    def _ask(self, more: Details, reply: Reply) -> Decision:
+        """What the caller's `accept` says; anything but a clear yes is a no."""
+        assert more.accept is not None
+        accept: Callable[[Reply], object] = more.accept  # what it really returns is the caller's affair
+        try:
+            answer = accept(reply)
+        except (KeyboardInterrupt, SystemExit) as error:
+            self.interrupt = error
+            return Decision.REFUSE
+        except BaseException as error:
+            # The traceback would keep the frames of the caller's code alive as long as the request waits.
+            more.objection = error.with_traceback(None)
+        else:
+            if isinstance(answer, bool):
+                return Decision.ACCEPT if answer else Decision.REFUSE
+            if isinstance(answer, Decision):
+                return answer
+            more.objection = NoDecisionError(f"accept returned {shown(answer)} instead of True, False or a Decision")
+        self.counters.hook_errors += 1
+        return Decision.REFUSE
+
+    # -------------------------------------------------------------------------------------- time and end
+
+    def expire(self, now: float) -> list[Entry]:
+        """End what has reached its deadline; the earliest first."""
+        due = self.timetable.expired(now)
+        for entry in due:
+            entry.timed = False  # its place in the timetable is gone already
+            self.counters.timed_out += 1
+            for peer in _asked(entry):
+                peer.timed_out += 1
+            if entry.more is not None and entry.more.adapts and entry.source is not None:
+                entry.source.back_off()
+            self.end(entry, (Reason.LATE, now))
+        self._shapes.prune(now)
+        return due
+
+    def near_misses(self, entry: Entry, wires: Iterable[Wire]) -> list[NearMiss]:
+        """What came while it waited and was not its answer: what was refused, then strangers that resemble these."""
+        tokens = dict.fromkeys(slot[0] for slot in entry.slots())
+        refused = self._rejected.covered(tokens, entry.began)
+        strangers = self._strangers.resembling(wires, entry.began)
+        found = [NearMiss(peer_of(wire), Reason.REJECTED, *told) for wire, told in refused.items()]
+        found += [NearMiss(peer_of(wire), Reason.UNKNOWN_PEER, *told) for wire, told in strangers.items()]
+        return found[:_MOST_NEAR_MISSES]
+
+    def close(self, now: float) -> list[Entry]:
+        """End everything; what was going on is returned."""
+        entries: dict[Entry, None] = dict.fromkeys(self._pending.values())
+        for source in self._sources.values():
+            entries.update(dict.fromkeys(_keyless(source)))
+        entries.update(dict.fromkeys(self.waiting))
+        for entry in entries:
+            self.end(entry, (Reason.LATE, now))
+        self._sources.clear()
+        self._ended.clear()
+        self.timetable.clear()
+        self.woken.clear()
+        return list(entries)
+
+
+class _Offer:
+    """A datagram on its way through the registry."""
+
+    __slots__ = ("data", "now", "reason", "refused", "settled", "wire")
+
+    def __init__(self, data: bytes, wire: Wire, now: float, settled: list[Settled]) -> None:
+        self.data = data
+        self.wire = wire
+        self.now = now
+        self.settled = settled
+        self.refused: set[Entry] = set()
+        """Those whose `accept` refused it; each is asked once, in however many of its slots the datagram falls."""
+        self.reason: Reason | None = None
+
+
+def _keyless(source: Source) -> Iterator[Entry]:
+    """What is pending without a key, the oldest first; it may change meanwhile."""
+    keyless = source.keyless
+    if isinstance(keyless, Entry):
+        yield keyless
+    elif keyless is not None:
+        first = next(iter(keyless))
+        yield first  # mostly it takes the datagram, and the others need not be looked at
+        yield from [entry for entry in keyless if entry is not first]
+
+
+def _asked(entry: Entry) -> list[Source]:
+    if entry.more is not None and entry.more.asked:
+        return entry.more.asked
+    return [entry.source] if entry.source is not None else []

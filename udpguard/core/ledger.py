@@ -1,0 +1,328 @@
+"""What is pending and what is known of whom: the records of the registry, from the call of an exchange to its end."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Final
+from weakref import WeakValueDictionary
+
+from udpguard._errors import DuplicateTransactionError
+from udpguard.core.address import IPV6_WIRE, Token, Wire, has_scope, peer_of, without_scope
+from udpguard.core.correlation import Book, Correlator, Slot, TransactionId, space_of
+from udpguard.core.explain import shown
+from udpguard.core.gate import Gate
+from udpguard.core.ids import IdPool, RandomBits
+from udpguard.core.memory import Ended, Mark, Passers
+from udpguard.core.options import Limits
+from udpguard.core.shapes import Shapes, is_wide
+from udpguard.core.source import Details, Entry, Sent, Source
+from udpguard.core.statistics import Counters, Statistics
+from udpguard.core.timetable import Timetable
+from udpguard.core.verdict import Reason, Unexpected
+
+# As many as there are exchanges to be remembered: a late reply finds the record of its peer.
+_IDLE_SOURCES: Final = 65_536
+
+
+class Ledger:
+    """The records of one endpoint. All times are in seconds on one clock, passed in."""
+
+    def __init__(self, limits: Limits, random_bits: RandomBits) -> None:
+        self.limits = limits
+        self.counters: Counters = Counters()
+        self.timetable: Timetable[Entry, Details] = Timetable()
+        self.wants_unexpected = False
+        self.unexpected: list[Unexpected] = []
+        """What the hook is to be told, where there is one."""
+        self.woken: deque[Details] = deque()
+        """Those who waited and may go on."""
+        self.interrupt: BaseException | None = None
+        """A KeyboardInterrupt or SystemExit out of `accept`, to be raised when the batch is done."""
+        self.room: Gate[Entry] = Gate(limits.pending)
+        self.waiting: set[Entry] = set()
+        self._random_bits = random_bits
+        self._pot = b""
+        """Random bytes that were not used yet."""
+        self._pot_at = 0
+        self._pending: dict[Slot, Entry] = {}
+        self._sources: dict[Token, Source] = {}
+        self._listening = 0
+        self._ended = Ended()
+        self._strangers = Passers()
+        self._rejected = Passers()
+        self._shapes = Shapes()
+        self._books: WeakValueDictionary[object, Book] = WeakValueDictionary()
+        self._keyless_book = Book(0, None)
+        self._last_book = 0
+        self._made = 0
+        self._sweep_at = 2 * _IDLE_SOURCES
+
+    # ------------------------------------------------------------------------------------------ records
+
+    def book(self, correlator: Correlator | None) -> Book:
+        """The book of keys of a correlator; that of nobody's for None."""
+        if correlator is None:
+            return self._keyless_book
+        space = space_of(correlator)
+        book = self._books.get(space)
+        if book is None:
+            self._last_book += 1
+            book = self._books[space] = Book(self._last_book, correlator)
+        return book
+
+    def source(self, token: Token) -> Source:
+        """The record of a source, made where there is none."""
+        source = self._sources.get(token) or self._make_source(token)
+        source.used = self._made
+        return source
+
+    def _make_source(self, token: Token) -> Source:
+        if len(self._sources) >= self._sweep_at:
+            self._sweep_sources()
+        self._made += 1
+        source = self._sources[token] = Source(token)
+        return source
+
+    def known_source(self, token: Token) -> Source | None:
+        """The record of a source, or None."""
+        return self._sources.get(token)
+
+    def _sweep_sources(self) -> None:
+        """Forget the least lately used of those that are idle."""
+        idle = sorted((source for source in self._sources.values() if source.is_idle), key=lambda source: source.used)
+        for source in idle[:-_IDLE_SOURCES]:
+            del self._sources[source.token]
+        self._sweep_at = 2 * max(_IDLE_SOURCES, len(self._sources))
+
+    # ---------------------------------------------------------------------------------- from call to end
+
+    def enter(self, entry: Entry, *, movable: bool = False) -> None:
+        """Begin an exchange: it waits, until it listens. Its deadline may be movable."""
+        self.waiting.add(entry)
+        if entry.timeout != math.inf:
+            entry.timed = True
+            self.timetable.add(entry, movable=movable)
+
+    def unsend(self, entry: Entry) -> None:
+        """Take back that a question was sent to its peer; `ask` counted it beforehand."""
+        assert entry.source is not None
+        entry.source.sent -= 1
+
+    def extend(self, entry: Entry, more: Details) -> None:
+        """Give extras to an exchange that had none."""
+        entry.sent_at = None
+        entry.more = more
+        if entry.assigned is not None:
+            assert entry.own_slot is not None
+            more.assigned.append(entry.own_slot)
+            entry.assigned = None
+        elif entry.source is not None and entry.slots()[0][2] is None:
+            more.held.append(entry.source)
+
+    def listen(
+        self, entry: Entry, tokens: Sequence[Token], book: Book, key: Hashable, asked: Wire | None = None
+    ) -> tuple[Slot, ...]:
+        """Let an exchange be answered in these slots (too).
+
+        Args:
+            entry: The exchange.
+            tokens: Where its reply may come from.
+            book: The book of its key.
+            key: The key; None for none.
+            asked: Whom it asks, where that is known.
+
+        Raises:
+            DuplicateTransactionError: A slot with a key is another's already; nothing has changed then.
+        """
+        slots: tuple[Slot, ...] = tuple((token, book.number, key) for token in tokens)
+        own = entry.slots()
+        if key is not None:
+            self._check_rivals(entry, tokens, book.number, key, asked)
+        if not entry.listens:
+            entry.listens = True
+            self._listening += 1
+            self.waiting.discard(entry)
+        for slot in slots:
+            if slot not in own:
+                self._add_slot(entry, slot, book)
+        return slots
+
+    def _check_rivals(
+        self, entry: Entry, tokens: Sequence[Token], number: int, key: Hashable, asked: Wire | None
+    ) -> None:
+        """Refuse a key that is pending in one of these slots, or elsewhere for the same peer.
+
+        Raises:
+            DuplicateTransactionError: It is.
+        """
+        for token in tokens:
+            if self._pending.get((token, number, key), entry) is not entry:
+                raise duplicate((token, number, key))
+        if asked is not None and (self._shapes.any or asked not in tokens):
+            peer = self._sources.get(asked)
+            for token in self._covering_tokens(asked):
+                other = self._pending.get((token, number, key), entry)
+                if other is not entry and other.source is not None and other.source is peer:
+                    raise duplicate((asked, number, key))
+
+    def _covering_tokens(self, asked: Wire) -> list[Token]:
+        """The tokens of all that may be expected from a peer."""
+        scoped = len(asked) == IPV6_WIRE and has_scope(asked)
+        return [asked, *([without_scope(asked)] if scoped else []), *self._shapes.tokens(asked, scoped=scoped)]
+
+    def _add_slot(self, entry: Entry, slot: Slot, book: Book) -> None:
+        token = slot[0]
+        source = self.source(token)
+        source.add_live(book)
+        if entry.own_slot is None:
+            entry.own_slot = slot
+        else:
+            assert entry.more is not None
+            entry.more.slots.append(slot)
+        if slot[2] is None:
+            source.add_keyless(entry)
+        else:
+            self._pending[slot] = entry
+        if is_wide(token):
+            self._shapes.add(token)
+
+    def pool(self, token: Token, book: Book) -> IdPool:
+        """The ids that are assigned for a peer."""
+        assert isinstance(book.correlator, TransactionId)
+        source = self.source(token)
+        if source.pools is None:
+            source.pools = {}
+        pool = source.pools.get(book.number)
+        if pool is None:
+            pool = source.pools[book.number] = IdPool(token, book.number, book.correlator, self._random_bits)
+        return pool
+
+    def assign(self, pool: IdPool, tokens: Sequence[Token], now: float, asked: Wire | None = None) -> Slot | None:
+        """Pick an id that is free in all the slots it will be expected in; None where none is."""
+        others = list(tokens[1:])
+        if asked is not None and (self._shapes.any or asked not in tokens):
+            others += self._covering_tokens(asked)
+        return pool.take(self._pending, self._ended, now, others)
+
+    def withdraw(self, entry: Entry, now: float) -> bool:
+        """End an exchange that its caller gave up; whether it was still going on."""
+        if entry.ended:
+            return False
+        self.counters.cancelled += 1
+        self.end(entry, (Reason.LATE, now))
+        return True
+
+    def end(self, entry: Entry, mark: Mark | None) -> None:
+        """End an exchange, whatever the reason, and remember it for a while; None: nothing was sent, so forget it."""
+        entry.ended = True
+        if entry.timed:
+            self.timetable.drop()
+        if entry.roomy:
+            self._leave(self.room)
+        slots = entry.slots()
+        if entry.listens:
+            self._listening -= 1
+            for slot in slots:
+                self._drop_slot(entry, slot, mark)
+        else:
+            self.waiting.discard(entry)
+        if entry.more is not None:
+            self._end_details(entry, entry.more)
+            return
+        if entry.assigned is not None:
+            self._leave(entry.assigned.pool.gate)
+        elif entry.sent_at is not None and slots[0][2] is None:  # it asked, and so has its peer's turn
+            assert entry.source is not None
+            self._leave(entry.source)
+
+    def _end_details(self, entry: Entry, more: Details) -> None:
+        self.timetable.drop_step(more)
+        for slot in more.assigned:
+            self._release_id(slot)
+        self.stop_waiting(entry, more)
+        for gate in more.held:
+            self._leave(gate)
+        more.held.clear()
+
+    def _release_id(self, slot: Slot) -> None:
+        pools = self._sources[slot[0]].pools
+        assert pools is not None
+        self._leave(pools[slot[1]].gate)
+
+    def stop_waiting(self, entry: Entry, more: Details) -> None:
+        """Take an exchange out of every queue."""
+        for gate in more.queued:
+            gate.give_up(entry)
+        more.queued.clear()
+
+    def leave(self, more: Details, gate: Gate[Entry]) -> None:
+        """Give back a place before the end."""
+        more.held.remove(gate)
+        self._leave(gate)
+
+    def _leave(self, gate: Gate[Entry]) -> None:
+        successor = gate.leave()
+        if successor is not None and successor.more is not None:
+            successor.more.held.append(gate)
+            self.wake(successor.more)
+
+    def wake(self, more: Details) -> None:
+        """Let an exchange go on; once, however many things it waited for are free."""
+        if not more.woken:
+            more.woken = True
+            self.woken.append(more)
+
+    def _drop_slot(self, entry: Entry, slot: Slot, mark: Mark | None) -> None:
+        source = self._sources[slot[0]]
+        source.drop_live(slot[1])
+        if slot[2] is None:
+            source.remove_keyless(entry)
+        else:
+            self._pending.pop(slot, None)
+        if is_wide(slot[0]):
+            self._shapes.remove(slot[0], mark[1] if mark is not None else entry.began)
+        if mark is not None:
+            self._ended.add(slot, mark)
+
+    def turn(self, token: Token) -> Gate[Entry]:
+        """The gate at which those who ask without a key wait for their turn with a source."""
+        return self.source(token)
+
+    def note_sent(self, entry: Entry, slots: Iterable[Slot], peer: Source, now: float, original: bytes | None) -> None:
+        """Take note that a datagram of this exchange left, which replies in these slots answer."""
+        self.counters.sent += 1
+        peer.sent += 1
+        entry.sent_at = now
+        before, entry.source = entry.source, peer
+        more = entry.more
+        assert more is not None
+        if more.attempts:
+            self.counters.retransmitted += 1
+            if more.adapts and before is not None:
+                before.back_off()
+        more.attempts += 1
+        if peer not in more.asked:
+            more.asked.append(peer)
+        for slot in slots:
+            earlier = more.sends.get(slot)
+            more.sends[slot] = Sent(now, 1 if earlier is None else earlier.times + 1, peer, original)
+
+    def statistics(self) -> Statistics:
+        """The counters and gauges as they are."""
+        return self.counters.snapshot(pending=self._listening, waiting=len(self.waiting))
+
+
+def duplicate(slot: Slot) -> DuplicateTransactionError:
+    """The error for a slot that is another's."""
+    token, _, key = slot
+    peer = peer_of(token) if isinstance(token, bytes) and not is_wide(token) else None
+    where = "the same source" if peer is None else str(peer)
+    text = key.hex() if isinstance(key, bytes) else shown(key)
+    return DuplicateTransactionError(
+        f"transaction {text:.80} is already pending for {where}: give each request its own, "
+        f"or let udpguard pick them with TransactionId(…, assign=True)",
+        peer=peer,
+        transaction=key,
+    )
