@@ -11,8 +11,8 @@ from core_oracle import Where
 from typing_extensions import override
 
 from udpguard import DuplicateTransactionError
-from udpguard.core import memory
 from udpguard.core import ledger as ledger_module
+from udpguard.core import memory
 from udpguard.core.address import Sources, Wire, covers, peer_of
 from udpguard.core.correlation import Correlator, TransactionId
 from udpguard.core.gate import Gate
