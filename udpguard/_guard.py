@@ -13,7 +13,7 @@ import math
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias, cast
 
 from typing_extensions import override
@@ -101,7 +101,7 @@ class Guard:
         """Those who wait until the sockets take datagrams again stand at this gate."""
         self._hook = on_unexpected
         self._hook_failed = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self.timer_at = math.inf
         self._pumping = False
         self._foremost: Entry | None = None
@@ -241,20 +241,41 @@ class Guard:
 
     # ------------------------------------------------------------------------------------------- the network
 
-    def receive(self, batch: Batch) -> None:
-        """Take what one drain of a socket read."""
+    def receive(self, batch: Batch, ages: Sequence[float] | None = None) -> None:
+        """Take what one drain of a socket read, and how many seconds ago each arrived (None: just now)."""
         if self.closed:
             return
-        registry, outbox = self.registry, self.outbox
-        outbox.begin_turn()  # so that nothing is answered before it was asked
-        settled = registry.receive_batch(batch, self.clock())
+        self.outbox.begin_turn()  # so that nothing is answered before it was asked
+        now = self.clock()
+        if ages is None:
+            self._take(batch, now, None)
+            return
+        arrivals = [now - age for age in ages]
+        if arrivals[-1] >= self.timer_at:
+            self._take_overdue(batch, now, arrivals)
+        else:
+            self._take(batch, now, arrivals)
+
+    def _take_overdue(self, batch: Batch, now: float, arrivals: Sequence[float]) -> None:
+        """Take what arrived in part after something had fallen due; the loop was blocked."""
+        while batch and not self.closed:
+            late = next((i for i, arrived in enumerate(arrivals) if arrived >= self.timer_at), len(batch))
+            if late:
+                self._take(batch[:late], now, arrivals[:late])
+                batch, arrivals = batch[late:], arrivals[late:]
+            elif not self.closed:
+                self._fall_due(arrivals[0], now - self.timer_at)
+
+    def _take(self, batch: Batch, now: float, arrivals: Sequence[float] | None) -> None:
+        registry = self.registry
+        settled = registry.receive_batch(batch, now, arrivals)
         for entry, data, wire, rtt, attempts in settled:
             future = cast("asyncio.Future[object]", entry.future)
             if not future.done():
                 future.set_result(data if entry.plain else Reply(data, peer_of(wire), rtt, attempts))
         if len(settled) > 1:
             # Each may ask again in this turn: by then, and before the socket is read again, all have.
-            outbox.expect_more()
+            self.outbox.expect_more()
         try:
             if registry.unexpected:
                 self._tell()
@@ -288,6 +309,8 @@ class Guard:
     def wait_for_socket(self, entry: Entry, more: Details) -> None:
         """Let an exchange wait until the sockets take datagrams; who has waited already stays in front."""
         more.waits_for = "socket"
+        if entry.listens and not more.attempts:
+            self.registry.held.add(entry)
         more.queued.append(self.writable)
         self.writable.wait(entry, first=entry is self._foremost)
 
@@ -338,20 +361,28 @@ class Guard:
         self._timer = self.loop.call_later(max(when - self.clock(), _SHORTEST_DELAY), self._on_timer)
 
     def _on_timer(self) -> None:
-        stalled = self.clock() - self.timer_at
         self._timer = None
-        self.timer_at = math.inf
         self.outbox.begin_turn()
+        caught_up = True
         try:
             # A reply that lies in the socket already is in time, however late the loop gets to read it.
             for channel in self.channels:
-                channel.catch_up()
+                caught_up &= channel.catch_up()
         finally:
-            if not self.closed:
-                self._fall_due(stalled)
+            if self.closed or self._timer is not None or self.loop is None:
+                pass
+            elif caught_up:
+                now = self.clock()
+                self._fall_due(now, now - self.timer_at)
+            else:  # others have their turn, then it goes on
+                self._timer = self.loop.call_soon(self._on_timer)
 
-    def _fall_due(self, stalled: float) -> None:
-        now = self.clock()
+    def _fall_due(self, now: float, stalled: float) -> None:
+        """End what is due at that time, and take the steps that are."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.timer_at = math.inf
         for entry in self.registry.expire(now):
             settle_error(entry, self._timed_out(entry, stalled))
         for more in self.registry.timetable.steps(now):

@@ -9,12 +9,13 @@ system refuses fails its own caller.
 
 from __future__ import annotations
 
+import asyncio
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from typing_extensions import override
 
-from udpguard._errors import EndpointClosedError
+from udpguard._errors import EndpointClosedError, UdpGuardError
 from udpguard._sending import sending_error
 from udpguard._transport import Channel, Posted
 from udpguard.core.address import Wire
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 # As many leave with one call; a turn that asks more often sends in between, so that the first peers need not wait.
 _TOGETHER: Final = 64
+_BUSY: Final = UdpGuardError()
 # A turn that takes longer is treated as several.
 _TURN: Final = 0.001
 
@@ -97,30 +99,65 @@ class Outbox:
             self._send_all(channel, posted)
 
     def _send_all(self, channel: Channel, posted: Posted) -> None:
-        registry, now = self._guard.registry, self._guard.clock()
-        datas, wires, entries = posted.datas, posted.wires, posted.entries
-        given_up = False
-        for entry in entries:
+        now = self._guard.clock()
+        for entry in posted.entries:
             entry.sent_at = now
-            if entry.ended:
-                given_up = True
-        if given_up:
-            for entry in entries:
-                if entry.ended:
-                    registry.unsend(entry)
-            kept = [i for i, entry in enumerate(entries) if not entry.ended]
-            datas, wires, entries = [datas[i] for i in kept], [wires[i] for i in kept], [entries[i] for i in kept]
+            if entry.ended or cast("asyncio.Future[object]", entry.future).done():
+                posted = self._without_given_up(posted)
+                break
+        self._send_each(channel, posted.datas, posted.wires, posted.entries)
+
+    def _without_given_up(self, posted: Posted) -> Posted:
+        """What is left to be sent: some callers gave up in the meantime, though perhaps nobody noticed yet."""
+        left = Posted()
+        for data, wire, entry in zip(posted.datas, posted.wires, posted.entries, strict=True):
+            if entry.ended or self._guard.is_abandoned(entry):
+                self._guard.registry.unsend(entry)
+            else:
+                entry.sent_at = self._guard.clock()
+                left.datas.append(data)
+                left.wires.append(wire)
+                left.entries.append(entry)
+        return left
+
+    def _send_each(self, channel: Channel, datas: list[bytes], wires: list[Wire], entries: list[Entry]) -> None:
+        guard, registry = self._guard, self._guard.registry
+        failed: list[tuple[Entry, UdpGuardError]] = []
         while datas:
             done = channel.transmit_many(datas, wires)
             registry.counters.sent += done
-            if done == len(datas):
-                return
-            Held(self._guard, channel, datas[done], wires[done], entries[done]).step()
-            datas, wires, entries = datas[done + 1 :], wires[done + 1 :], entries[done + 1 :]
+            datas, wires, entries = datas[done:], wires[done:], entries[done:]
+            if not datas:
+                break
+            error = self._send_next(channel, datas[0], wires[0])
+            if error is _BUSY:
+                for data, wire, entry in zip(datas, wires, entries, strict=True):
+                    registry.unsend(entry)
+                    Held(guard, channel, data, wire, entry).wait()
+                break
+            if error is not None:
+                failed.append((entries[0], error))
+            del datas[0], wires[0], entries[0]
+        for entry, error in failed:  # only now, since it may let others go on, which must not overtake these
+            registry.unsend(entry)
+            guard.fail(entry, error)
+
+    def _send_next(self, channel: Channel, data: bytes, wire: Wire) -> UdpGuardError | None:
+        """Send what did not leave with the others; why it can't be sent, `_BUSY` for not now."""
+        try:
+            if not channel.transmit(data, wire):
+                return _BUSY
+        except EndpointClosedError as error:
+            return error
+        except OSError as error:
+            self._guard.registry.counters.send_errors += 1
+            return sending_error(error, data, wire)
+        self._guard.registry.counters.sent += 1
+        return None
 
 
 class Held(Details):
-    """A question that did not leave with the others: it waits for the socket, or learns why it can't be sent.
+    """A question that the socket did not take with the others, while it waits.
 
     Args:
         guard: Whose it is.
@@ -140,8 +177,11 @@ class Held(Details):
         self._wire = wire
         self._entry = entry
         self._original = None if entry.assigned is None else entry.assigned.original
-        guard.registry.unsend(entry)
         guard.registry.extend(entry, self)
+
+    def wait(self) -> None:
+        """Wait until the socket takes it, behind those who wait already."""
+        self._guard.wait_for_socket(self._entry, self)
 
     @override
     def step(self) -> None:

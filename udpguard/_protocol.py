@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Sequence
 
 from typing_extensions import override
 
@@ -104,9 +105,14 @@ class GuardProtocol(asyncio.DatagramProtocol):
             self._guard.bind(asyncio.get_running_loop())
         self._guard.opened()
 
-    def batch_received(self, batch: Batch) -> None:
-        """Called by udpguard's own transport with what one drain of the socket read: payloads and wires."""
-        self._guard.receive(batch)
+    def batch_received(self, batch: Batch, ages: Sequence[float] | None = None) -> None:
+        """Called by udpguard's own transport with what one drain of the socket read: payloads and wires.
+
+        Args:
+            batch: The datagrams.
+            ages: How many seconds ago each arrived; None: just now, or nobody knows.
+        """
+        self._guard.receive(batch, ages)
 
     @override
     def datagram_received(self, data: bytes, addr: tuple[str | object, int]) -> None:

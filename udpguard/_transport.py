@@ -14,7 +14,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 from typing_extensions import Buffer, override
 
@@ -27,14 +27,20 @@ from udpguard.core.source import Entry
 
 logger = logging.getLogger("udpguard")
 
-# One wake-up reads at most so many datagrams, for at most so long, so that other tasks get their turn.
+# One wake-up reads at most so many datagrams, for at most so long, so that other tasks get their turn; what those who
+# are answered do takes several times as long.
 _BATCH: Final = 64
+_MORE_BATCHES: Final = 3
 _DRAIN_SECONDS: Final = 0.002
-# What was held up by a blocked loop is read before anything expires; a receive buffer of 4 MiB holds 10,082.
-_CATCH_UP: Final = 16_384
+# The room in the receive buffer that the smallest datagram takes at least: `struct sk_buff` and its data.
+_SMALLEST: Final = 512
 _HIGH_WATER: Final = 256 * 1024
 # The device's queue was full (`man 2 send`, ENOBUFS): nothing tells when it has room again.
 _NO_BUFFERS_WAIT: Final = 0.005
+
+
+Deliver: TypeAlias = Callable[[list[tuple[bytes, Wire]], list[float] | None], None]
+"""Takes what one drain read, and how many seconds ago each arrived (None: just now, or nobody knows)."""
 
 
 class Posted:
@@ -70,8 +76,8 @@ class Channel(Protocol):
         """Send these in their order; how many left. What is in the way of the next, `transmit` tells."""
         ...
 
-    def catch_up(self) -> None:
-        """Read what has arrived already."""
+    def catch_up(self) -> bool:
+        """Read what has arrived already, as far as a turn of the loop may take; whether that is all of it."""
         ...
 
     def close(self) -> None:
@@ -98,7 +104,8 @@ class UdpTransport(asyncio.DatagramTransport):
     def __init__(
         self, loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: asyncio.DatagramProtocol
     ) -> None:
-        super().__init__({"socket": sock, "sockname": sock.getsockname()})
+        granted = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        super().__init__({"socket": sock, "sockname": sock.getsockname(), "receive_buffer": granted})
         self._loop = loop
         self._sock = sock
         self._fd = sock.fileno()
@@ -114,6 +121,8 @@ class UdpTransport(asyncio.DatagramTransport):
         self._watched = False
         self._closing = False
         self._over = False
+        self._behind = 0
+        """How much there may be to be read still of what a blocked loop left."""
         self.set_protocol(protocol)
         self._begun = False
         loop.add_reader(self._fd, self._on_readable)
@@ -129,14 +138,23 @@ class UdpTransport(asyncio.DatagramTransport):
         if self._drain(_BATCH) < _BATCH:
             return
         stop = time.monotonic() + _DRAIN_SECONDS
-        while self._drain(_BATCH) == _BATCH and time.monotonic() < stop:
-            pass
+        for _ in range(_MORE_BATCHES):
+            if self._drain(_BATCH) < _BATCH or time.monotonic() >= stop:
+                return
 
-    def catch_up(self) -> None:
-        """Read what has arrived already."""
-        left = _CATCH_UP
-        while left > 0 and self._drain(_BATCH) == _BATCH:
-            left -= _BATCH
+    def catch_up(self) -> bool:
+        """See `Channel.catch_up`."""
+        if self._behind <= 0:
+            self._behind = self.get_extra_info("receive_buffer") // _SMALLEST
+        stop = time.monotonic() + _DRAIN_SECONDS
+        while self._drain(_BATCH) == _BATCH:
+            self._behind -= _BATCH
+            if self._behind <= 0:  # what the buffer held has been read: the rest came since
+                return True
+            if time.monotonic() >= stop:
+                return False
+        self._behind = 0
+        return True
 
     def _drain(self, most: int) -> int:
         if self._closing or not self._begun:
@@ -150,7 +168,7 @@ class UdpTransport(asyncio.DatagramTransport):
                 self._protocol.error_received(error)
             return 0
         if batch:
-            self._deliver(batch)
+            self._deliver(batch, self._backend.ages)
         return len(batch)
 
     # ------------------------------------------------------------------------------------------ the protocol
@@ -160,7 +178,7 @@ class UdpTransport(asyncio.DatagramTransport):
         """Tell another protocol from now on."""
         assert isinstance(protocol, asyncio.DatagramProtocol)
         self._protocol = protocol
-        batched: Callable[[list[tuple[bytes, Wire]]], None] | None = getattr(protocol, "batch_received", None)
+        batched: Deliver | None = getattr(protocol, "batch_received", None)
         self._deliver = self._deliver_each if batched is None else batched
 
     @override
@@ -168,7 +186,7 @@ class UdpTransport(asyncio.DatagramTransport):
         """The protocol that is told."""
         return self._protocol
 
-    def _deliver_each(self, batch: list[tuple[bytes, Wire]]) -> None:
+    def _deliver_each(self, batch: list[tuple[bytes, Wire]], _ages: list[float] | None) -> None:
         for data, wire in batch:
             self._protocol.datagram_received(data, cast("tuple[str, int]", sockaddr_of(wire)))
 
@@ -367,8 +385,9 @@ class BorrowedTransport:
             return 0
         return self._backend.send_many(datas, wires)
 
-    def catch_up(self) -> None:
+    def catch_up(self) -> bool:
         """Nothing can be read here ahead of the loop."""
+        return True
 
     def close(self) -> None:
         """See `Channel.close`."""

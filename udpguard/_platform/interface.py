@@ -10,6 +10,9 @@ from udpguard.core.address import Wire
 class Backend(Protocol):
     """Reads and writes one non-blocking socket."""
 
+    ages: list[float] | None
+    """How many seconds ago each datagram arrived that `receive` read last; None: just now, or nobody knows."""
+
     def receive(self, most: int) -> list[tuple[bytes, Wire]]:
         """Read up to so many datagrams, payload and source; fewer mean that no more are there.
 

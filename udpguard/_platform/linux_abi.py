@@ -15,6 +15,12 @@ from typing import Final
 MSG_DONTWAIT: Final = 0x40
 MSG_TRUNC: Final = 0x20
 
+SO_TIMESTAMPNS: Final = 35
+CMSG_TIMESPEC: Final = 32
+"""The room that a control message with a `struct timespec` takes where a long has 64 bits (`man 3 cmsg`)."""
+TIMESPEC_AT: Final = 16
+"""Where the timespec begins in it: seconds and nanoseconds, 64 bits each."""
+
 SOCKADDR_IN: Final = 16
 """The size of a `struct sockaddr_in`: family, port, address, eight bytes of padding."""
 SOCKADDR_IN6: Final = 28

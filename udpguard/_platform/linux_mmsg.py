@@ -17,6 +17,7 @@ import mmap
 import socket
 import struct
 import sys
+import time
 import weakref
 from array import array
 from collections.abc import Hashable
@@ -26,10 +27,13 @@ from typing import Final
 from typing_extensions import override
 
 from udpguard._platform.linux_abi import (
+    CMSG_TIMESPEC,
     MSG_DONTWAIT,
     MSG_TRUNC,
+    SO_TIMESTAMPNS,
     SOCKADDR_IN,
     SOCKADDR_IN6,
+    TIMESPEC_AT,
     Functions,
     Iovec,
     Mmsghdr,
@@ -45,6 +49,9 @@ SLOTS: Final = 64
 # The largest UDP datagram, and a cache line more, so that the slots' beginnings do not share a place in the cache.
 _STRIDE: Final = 65_536 + 64
 _OUT: Final = 256 * 1024
+# Where the first of a batch is younger, all count as having come now: to read the stamps one by one costs 0.3 µs a
+# datagram, 3 % of an exchange.
+_JUST_NOW: Final = 0.000_5
 _FAMILY4: Final = struct.pack("=H", socket.AF_INET)
 _FAMILY6: Final = struct.pack("=H", socket.AF_INET6)
 # As wide as size_t and pointers are on every Linux.
@@ -72,8 +79,12 @@ class Buffers:
         """Address and size of each datagram to send."""
         self.out_sizes: list[int] = []
         """The sizes that these are set to."""
+        self.controls = _memory(SLOTS * CMSG_TIMESPEC)
         sizes = (SOCKADDR_IN, SOCKADDR_IN6)
-        self.heads_in = {size: _heads(in_vectors, _address(self.names), size) for size in sizes}
+        names, controls = _address(self.names), _address(self.controls)
+        self.heads_in = {size: _heads(in_vectors, names, size) for size in sizes}
+        self.heads_stamped = {size: _heads(in_vectors, names, size, controls) for size in sizes}
+        """The same with room for a time stamp each."""
         self.heads_out = {size: _heads(out_vectors, _address(self.out_names), size) for size in sizes}
 
 
@@ -86,12 +97,15 @@ def _address(memory: mmap.mmap) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(memory))
 
 
-def _heads(vectors: ctypes.Array[Iovec], names: int, size: int) -> ctypes.Array[Mmsghdr]:
+def _heads(vectors: ctypes.Array[Iovec], names: int, size: int, controls: int = 0) -> ctypes.Array[Mmsghdr]:
     """The headers of so many datagrams, whose sockaddrs of this size lie one after the other."""
     heads = (Mmsghdr * SLOTS)()
     for i in range(SLOTS):
         vector = ctypes.addressof(vectors) + i * ctypes.sizeof(Iovec)
-        heads[i].msg_hdr = Msghdr(msg_name=names + i * size, msg_namelen=size, msg_iov=vector, msg_iovlen=1)
+        head = Msghdr(msg_name=names + i * size, msg_namelen=size, msg_iov=vector, msg_iovlen=1)
+        if controls:
+            head.msg_control, head.msg_controllen = controls + i * CMSG_TIMESPEC, CMSG_TIMESPEC
+        heads[i].msg_hdr = head
     return heads
 
 
@@ -103,6 +117,17 @@ def _buffers_of(owner: Hashable) -> Buffers:
     if buffers is None:
         buffers = _shared[owner] = Buffers()
     return buffers
+
+
+def _stamps(sock: socket.socket) -> bool:
+    """Have the kernel tell when each datagram arrived; whether it does."""
+    if ctypes.sizeof(ctypes.c_long) != 8:  # there the stamps are of another layout
+        return False
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    except OSError:
+        return False
+    return True
 
 
 class MmsgBackend(PortableBackend):
@@ -120,19 +145,23 @@ class MmsgBackend(PortableBackend):
         "_bounds",
         "_buffers",
         "_dual",
-        "_fd",
+        "_empty_at",
+        "_fileno",
         "_glue",
         "_heads_in",
         "_heads_out",
         "_lengths",
+        "_nanoseconds",
         "_recvmmsg",
+        "_seconds",
         "_sendmmsg",
+        "_stamped",
     )
 
     def __init__(self, sock: socket.socket, owner: Hashable) -> None:
         super().__init__(sock)
         self._buffers = buffers = _buffers_of(owner)
-        self._fd: int = sock.fileno()
+        self._fileno = sock.fileno  # asked each time: when the socket is closed, its number may become another's
         self._dual: bool = is_dual_stack(sock)
         self._recvmmsg = buffers.functions.recvmmsg
         self._sendmmsg = buffers.functions.sendmmsg
@@ -142,9 +171,15 @@ class MmsgBackend(PortableBackend):
         """What lies between two wires in an array of sockaddrs."""
         self._bounds: list[tuple[int, int, int]] = [(i * _STRIDE, i * size + 2, i * size + end) for i in range(SLOTS)]
         """Where each slot's payload begins, and where its wire begins and ends."""
-        heads = buffers.heads_in[size]
+        self._stamped: bool = _stamps(sock)
+        heads = (buffers.heads_stamped if self._stamped else buffers.heads_in)[size]
         self._heads_in: int = ctypes.addressof(heads)
         self._heads_out: int = ctypes.addressof(buffers.heads_out[size])
+        stamps = memoryview(buffers.controls).cast("q")
+        self._seconds: memoryview = stamps[TIMESPEC_AT // 8 :: CMSG_TIMESPEC // 8]
+        self._nanoseconds: memoryview = stamps[TIMESPEC_AT // 8 + 1 :: CMSG_TIMESPEC // 8]
+        self._empty_at: float = time.monotonic()
+        """When the socket was last seen empty: nothing that is read can be older."""
         words = memoryview(heads).cast("B").cast("I")
         self._lengths: memoryview = words[Mmsghdr.msg_len.offset // 4 :: ctypes.sizeof(Mmsghdr) // 4]
         self._probe()
@@ -152,7 +187,7 @@ class MmsgBackend(PortableBackend):
     def _probe(self) -> None:
         """Try both: a sandbox may forbid what the kernel has."""
         for function in (self._sendmmsg, self._recvmmsg):
-            arguments = (self._fd, self._heads_in, 0, MSG_DONTWAIT)
+            arguments = (self._fileno(), self._heads_in, 0, MSG_DONTWAIT)
             if function(*arguments, *((None,) if function is self._recvmmsg else ())) < 0:
                 raise last_error()
 
@@ -160,12 +195,18 @@ class MmsgBackend(PortableBackend):
     def receive(self, most: int) -> list[tuple[bytes, Wire]]:
         if most == 1:
             return super().receive(1)
-        count = self._recvmmsg(self._fd, self._heads_in, min(most, SLOTS), MSG_DONTWAIT | MSG_TRUNC, None)
+        if most > SLOTS:
+            first = self.receive(SLOTS)
+            batch = first if len(first) < SLOTS else first + self.receive(most - SLOTS)
+            self.ages = None
+            return batch
+        count = self._recvmmsg(self._fileno(), self._heads_in, most, MSG_DONTWAIT | MSG_TRUNC, None)
         if count <= 0:
             error = last_error()
             if error.errno in (errno.EAGAIN, errno.EINTR):
                 return []
             raise error
+        self.ages = self._ages_of(count, most) if self._stamped else None
         payloads, names = self._buffers.payloads, self._buffers.names
         if count == 1:
             batch = [(payloads[: self._lengths[0]], names[2 : self._bounds[0][2]])]
@@ -176,6 +217,23 @@ class MmsgBackend(PortableBackend):
                 for size, (begin, name, end) in zip(sizes, self._bounds, strict=False)
             ]
         return [(data, unmapped(wire)) for data, wire in batch] if self._dual else batch
+
+    def _ages_of(self, count: int, most: int) -> list[float] | None:
+        """How many seconds ago each of so many datagrams arrived, by the kernel's stamps."""
+        now, today = time.monotonic(), time.time()
+        longest = now - self._empty_at
+        if count < most:
+            self._empty_at = now
+        seconds, nanoseconds = self._seconds, self._nanoseconds
+        if 0.0 <= today - seconds[0] - nanoseconds[0] * 1e-9 < _JUST_NOW:
+            return None  # it came first, and the others later
+        ages = [
+            today - second - nanosecond * 1e-9
+            for second, nanosecond in zip(seconds[:count].tolist(), nanoseconds[:count].tolist(), strict=True)
+        ]
+        if min(ages) < 0.0 or max(ages) > longest:  # somebody set the clock
+            ages = [min(max(age, 0.0), longest) for age in ages]
+        return ages
 
     @override
     def send_many(self, datas: list[bytes], wires: list[Wire]) -> int:
@@ -198,4 +256,4 @@ class MmsgBackend(PortableBackend):
             buffers.out_vectors[0 : 2 * count : 2] = array(_WORD, accumulate(sizes[:-1], initial=buffers.out_begin))
             buffers.out_vectors[1 : 2 * count : 2] = array(_WORD, sizes)
             buffers.out_sizes = sizes
-        return max(self._sendmmsg(self._fd, self._heads_out, count, MSG_DONTWAIT), 0)
+        return max(self._sendmmsg(self._fileno(), self._heads_out, count, MSG_DONTWAIT), 0)

@@ -19,13 +19,14 @@ class PortableBackend:
         sock: A non-blocking UDP socket.
     """
 
-    __slots__ = ("_error", "_recvfrom", "_sendto", "_sockaddr_of")
+    __slots__ = ("_error", "_recvfrom", "_sendto", "_sockaddr_of", "ages")
 
     def __init__(self, sock: socket.socket) -> None:
         self._recvfrom = sock.recvfrom
         self._sendto = sock.sendto
         self._sockaddr_of = mapped_sockaddr_of if is_dual_stack(sock) else sockaddr_of
         self._error: OSError | None = None
+        self.ages: list[float] | None = None
 
     def receive(self, most: int) -> list[tuple[bytes, Wire]]:
         """See `Backend.receive`."""

@@ -29,7 +29,7 @@ class Judge(Ledger):
     # ------------------------------------------------------------------------------------------ verdicts
 
     def judge(self, data: bytes, wire: Wire, now: float, settled: list[Settled]) -> None:
-        """Give a datagram its verdict, whatever it may be."""
+        """Give a datagram that arrived at that time its verdict, whatever it may be."""
         try:
             if self._shapes.any or (len(wire) == IPV6_WIRE and has_scope(wire)):
                 reason = self._judge(data, wire, self._covering(wire), None, now, settled)
@@ -67,7 +67,7 @@ class Judge(Ledger):
         if entry.source is not None:
             entry.source.matched += 1
             if entry.sent_at is not None:
-                rtt = now - entry.sent_at
+                rtt = max(now - entry.sent_at, 0.0)
                 entry.source.sample(rtt)
         if entry.assigned is not None:
             data = entry.assigned.pool.correlator.restored(data, entry.assigned.original)
@@ -185,7 +185,7 @@ class Judge(Ledger):
         data, rtt, peer = offer.data, None, entry.source
         if sent is not None:
             peer = sent.peer
-            rtt = now - sent.at if sent.times == 1 else None
+            rtt = max(now - sent.at, 0.0) if sent.times == 1 else None
             if sent.original is not None:
                 data = self._restored(data, slot, sent.original)
         decision = Decision.ACCEPT

@@ -42,6 +42,9 @@ class Ledger:
         """A KeyboardInterrupt or SystemExit out of `accept`, to be raised when the batch is done."""
         self.room: Gate[Entry] = Gate(limits.pending)
         self.waiting: set[Entry] = set()
+        """Those that do not listen yet."""
+        self.held: set[Entry] = set()
+        """Those that listen, but wait for the socket to take their first datagram."""
         self._random_bits = random_bits
         self._pot = b""
         """Random bytes that were not used yet."""
@@ -239,6 +242,7 @@ class Ledger:
 
     def _end_details(self, entry: Entry, more: Details) -> None:
         self.timetable.drop_step(more)
+        self.held.discard(entry)
         for slot in more.assigned:
             self._release_id(slot)
         self.stop_waiting(entry, more)
@@ -292,6 +296,7 @@ class Ledger:
 
     def note_sent(self, entry: Entry, slots: Iterable[Slot], peer: Source, now: float, original: bytes | None) -> None:
         """Take note that a datagram of this exchange left, which replies in these slots answer."""
+        self.held.discard(entry)
         self.counters.sent += 1
         peer.sent += 1
         entry.sent_at = now
@@ -311,7 +316,8 @@ class Ledger:
 
     def statistics(self) -> Statistics:
         """The counters and gauges as they are."""
-        return self.counters.snapshot(pending=self._listening, waiting=len(self.waiting))
+        held = len(self.held)
+        return self.counters.snapshot(pending=self._listening - held, waiting=len(self.waiting) + held)
 
 
 def duplicate(slot: Slot) -> DuplicateTransactionError:

@@ -22,7 +22,8 @@ What most datagrams need is here. The records are in `ledger`; the verdicts on a
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import repeat
 from typing import Final
 
 from udpguard.core.address import IPV4_WIRE, Wire, has_scope
@@ -158,12 +159,13 @@ class Registry(Judge):
         self._pot_at = end
         return self._pot[begin:end]
 
-    def receive_batch(self, batch: Batch, now: float) -> list[Settled]:
+    def receive_batch(self, batch: Batch, now: float, arrivals: Iterable[float] | None = None) -> list[Settled]:
         """Give each datagram its verdict.
 
         Args:
             batch: Payloads and sources, in the order in which they came.
-            now: When they were received.
+            now: The time.
+            arrivals: When each of them arrived; now, unless given.
 
         Returns:
             The exchanges that were answered, each once. What was not delivered is in `unexpected`, if anybody wants it.
@@ -174,11 +176,11 @@ class Registry(Judge):
         mark = (_DUPLICATE, now)
         ended = self._ended.with_room(len(batch), now)
         answered = timed = 0
-        for data, wire in batch:
+        for (data, wire), arrived in zip(batch, arrivals or repeat(now), strict=False):
             source = sources.get(wire)
             if source is None:
                 if not shapes.any and (len(wire) == IPV4_WIRE or not has_scope(wire)):
-                    self._count(_UNKNOWN_PEER, data, wire, now)
+                    self._count(_UNKNOWN_PEER, data, wire, arrived)
                     continue
             elif not (shapes.any or source.scoped):
                 # Only this peer's own record can cover it; mostly it answers a question without extras.
@@ -216,7 +218,9 @@ class Registry(Judge):
                             else:
                                 pool.gate.free += 1
                     source.matched += 1
-                    rtt = now - sent_at
+                    rtt = arrived - sent_at
+                    if rtt < 0.0:
+                        rtt = 0.0
                     srtt = source.srtt
                     if srtt is None:
                         source.sample(rtt)
@@ -229,7 +233,7 @@ class Registry(Judge):
             if answered:
                 self._note_answered(answered, timed)
                 answered = timed = 0
-            self.judge(data, wire, now, settled)
+            self.judge(data, wire, arrived, settled)
             ended = self._ended.with_room(len(batch), now)
         if answered:
             self._note_answered(answered, timed)
