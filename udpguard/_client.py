@@ -208,7 +208,7 @@ class Client:
         if self._asker is not None and retry is DEFAULT and reply_from == "peer" and accept is None:
             entry = self._asker.ask(addr, data, timeout, plain=True)
         if entry is None:
-            entry = self._begin(addr, data, timeout, retry, reply_from, accept, plain=True)
+            entry = self._begin(addr, data, timeout, (retry, reply_from, accept), plain=True)
         try:
             return await cast("asyncio.Future[bytes]", entry.future)
         except BaseException:  # cancelled, or thrown into; a reply or a time-out has ended it already
@@ -233,7 +233,7 @@ class Client:
         if self._asker is not None and retry is DEFAULT and reply_from == "peer" and accept is None:
             entry = self._asker.ask(addr, data, timeout, plain=False)
         if entry is None:
-            entry = self._begin(addr, data, timeout, retry, reply_from, accept, plain=False)
+            entry = self._begin(addr, data, timeout, (retry, reply_from, accept), plain=False)
         try:
             return await cast("asyncio.Future[Reply]", entry.future)
         except BaseException:  # cancelled, or thrown into; a reply or a time-out has ended it already
@@ -245,12 +245,12 @@ class Client:
         addr: Addresses,
         data: Payload,
         timeout: float | None | Default,
-        retry: RetryPolicy | None | Default,
-        reply_from: ReplyFrom,
-        accept: Accept | None,
+        rest: tuple[RetryPolicy | None | Default, ReplyFrom, Accept | None],
         *,
         plain: bool,
     ) -> Entry:
+        # Packed, since a coroutine that waits keeps room for all that it ever hands over at once.
+        retry, reply_from, accept = rest
         loop = self._guard.check_loop()
         settings = self._settings.overridden(timeout, retry)
         sources = _FROM_PEER if reply_from == "peer" else Sources(reply_from, socket.if_nametoindex)

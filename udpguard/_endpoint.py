@@ -288,6 +288,16 @@ class Endpoint(Client):
         """Where its sockets are bound, IPv4 first."""
         return self._local
 
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        """What is known of its socket; of two, the IPv4 one's.
+
+        Args:
+            name: "receive_buffer" (the bytes that the kernel granted, SO_RCVBUF in `man 7 socket`), "socket",
+                "sockname".
+            default: What to return for other names.
+        """
+        return self._guard.channels[0].get_extra_info(name, default)
+
     def close(self) -> None:
         """Close it. What is pending fails, each with an `EndpointClosedError` of its own."""
         self._guard.close()

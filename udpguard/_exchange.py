@@ -38,7 +38,7 @@ from udpguard.core.correlation import Book, Correlator, Slot, TransactionId, che
 from udpguard.core.gate import Gate
 from udpguard.core.ids import IdPool
 from udpguard.core.retransmission import Retry, RetryPolicy, drawn
-from udpguard.core.source import Accept, Details, Entry, Source
+from udpguard.core.source import Accept, Details, Entry, LongEntry, Source
 
 Data: TypeAlias = bytes | Callable[[int], bytes]
 """A datagram, or a function of the attempt's number (0, 1, …) that gives it."""
@@ -218,7 +218,7 @@ class Exchange(Details):
             raise ValueError(f"{self._policy!r} ends at once: a reply needs time to come")
         movable = timeout is None and bool(names)
         self._fixed_end = not movable
-        entry = Entry(future, guard.clock(), sum(self._waits) if timeout is None else timeout, self, plain=plain)
+        entry = LongEntry(future, guard.clock(), sum(self._waits) if timeout is None else timeout, self, plain=plain)
         self._entry = entry
         entry.source = self._targets[0].peer if self._targets else None
         registry.enter(entry, movable=movable)

@@ -26,6 +26,7 @@ from udpguard._errors import (
     TooManyPendingError,
 )
 from udpguard._outbox import Outbox
+from udpguard._platform.interface import Ages
 from udpguard._transport import Channel
 from udpguard.core.address import (
     IPV4_WIRE,
@@ -40,7 +41,7 @@ from udpguard.core.explain import TimeoutFacts, explain
 from udpguard.core.gate import Gate
 from udpguard.core.options import Limits, check_hook
 from udpguard.core.registry import Batch, Registry
-from udpguard.core.source import Accept, Details, Entry
+from udpguard.core.source import Accept, Details, Entry, LongEntry
 from udpguard.core.statistics import Statistics
 from udpguard.core.verdict import Reason, Reply, Unexpected
 
@@ -187,7 +188,7 @@ class Guard:
         registry = self.registry
         more = Details(accept) if accept is not None or len(tokens) > 1 else None
         future = ReplyFuture(loop=loop)
-        entry = Entry(future, self.clock(), timeout, more, plain=False)
+        entry = LongEntry(future, self.clock(), timeout, more, plain=False)
         if not registry.room.enter():
             limit = registry.limits.pending
             raise TooManyPendingError(
@@ -241,17 +242,19 @@ class Guard:
 
     # ------------------------------------------------------------------------------------------- the network
 
-    def receive(self, batch: Batch, ages: Sequence[float] | None = None) -> None:
-        """Take what one drain of a socket read, and how many seconds ago each arrived (None: just now)."""
+    def receive(self, batch: Batch, ages_of: Ages | None = None) -> None:
+        """Take what one drain of a socket read, and what tells when that arrived (`Backend.ages`)."""
         if self.closed:
             return
         self.outbox.begin_turn()  # so that nothing is answered before it was asked
         now = self.clock()
-        if ages is None:
+        is_due = now >= self.timer_at
+        ages = None if ages_of is None else ages_of(exactly=is_due)
+        if not ages:
             self._take(batch, now, None)
             return
         arrivals = [now - age for age in ages]
-        if arrivals[-1] >= self.timer_at:
+        if is_due:
             self._take_overdue(batch, now, arrivals)
         else:
             self._take(batch, now, arrivals)
@@ -259,12 +262,11 @@ class Guard:
     def _take_overdue(self, batch: Batch, now: float, arrivals: Sequence[float]) -> None:
         """Take what arrived in part after something had fallen due; the loop was blocked."""
         while batch and not self.closed:
-            late = next((i for i, arrived in enumerate(arrivals) if arrived >= self.timer_at), len(batch))
-            if late:
-                self._take(batch[:late], now, arrivals[:late])
-                batch, arrivals = batch[late:], arrivals[late:]
-            elif not self.closed:
+            if arrivals[0] >= self.timer_at:
                 self._fall_due(arrivals[0], now - self.timer_at)
+            end = next((i for i in range(1, len(batch)) if arrivals[i] >= self.timer_at), len(batch))
+            self._take(batch[:end], now, arrivals[:end])
+            batch, arrivals = batch[end:], arrivals[end:]
 
     def _take(self, batch: Batch, now: float, arrivals: Sequence[float] | None) -> None:
         registry = self.registry
@@ -463,9 +465,9 @@ class Guard:
         self._closers.append(future)
         await future
 
-    def statistics(self) -> Statistics:
-        """The counters and gauges as they are."""
-        return self.registry.statistics()
+    def statistics(self, kernel_dropped: int = 0) -> Statistics:
+        """The counters and gauges as they are; the channels tell themselves what the kernel dropped."""
+        return self.registry.statistics(kernel_dropped + sum(channel.dropped() for channel in self.channels))
 
 
 def settle_error(entry: Entry, error: BaseException) -> None:

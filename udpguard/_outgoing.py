@@ -10,7 +10,7 @@ from udpguard._guard import Guard
 from udpguard._sending import sending_error
 from udpguard._transport import Channel
 from udpguard.core.address import Wire
-from udpguard.core.source import Details, Entry
+from udpguard.core.source import Details, Entry, LongEntry
 
 
 class Outgoing(Details):
@@ -36,7 +36,7 @@ class Outgoing(Details):
     def begin(self, future: object) -> Entry:
         """Wait for the socket, behind those who wait already."""
         guard = self._guard
-        self._entry = Entry(future, guard.clock(), math.inf, self, plain=True)
+        self._entry = LongEntry(future, guard.clock(), math.inf, self, plain=True)
         guard.registry.enter(self._entry)
         guard.wait_for_socket(self._entry, self)
         return self._entry

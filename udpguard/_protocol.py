@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Sequence
 
 from typing_extensions import override
 
 from udpguard._errors import InvalidAddressError
 from udpguard._guard import Guard, UnexpectedHook
+from udpguard._platform.interface import Ages
+from udpguard._platform.sockets import Drops
 from udpguard.core.address import Address, HostName, ReplyFrom, Wire, parse, refusal_to_ask, wire_of_source
 from udpguard.core.correlation import Correlator, check_correlator
 from udpguard.core.options import DEFAULT, DEFAULT_TIMEOUT, Default, Limits, checked_timeout
@@ -45,6 +46,7 @@ class GuardProtocol(asyncio.DatagramProtocol):
     ) -> None:
         self._guard = Guard(limits, on_unexpected)
         self._book = self._guard.registry.book(check_correlator(correlate))
+        self._drops: Drops | None = None
 
     @classmethod
     def of(cls, guard: Guard) -> GuardProtocol:
@@ -52,6 +54,7 @@ class GuardProtocol(asyncio.DatagramProtocol):
         protocol = cls.__new__(cls)
         protocol._guard = guard
         protocol._book = guard.registry.book(None)
+        protocol._drops = None
         return protocol
 
     def expect(
@@ -96,7 +99,7 @@ class GuardProtocol(asyncio.DatagramProtocol):
 
     def statistics(self) -> Statistics:
         """What was counted until now."""
-        return self._guard.statistics()
+        return self._guard.statistics(0 if self._drops is None else self._drops.count())
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -104,13 +107,16 @@ class GuardProtocol(asyncio.DatagramProtocol):
         if self._guard.loop is None:
             self._guard.bind(asyncio.get_running_loop())
         self._guard.opened()
+        sock = transport.get_extra_info("socket")
+        if not self._guard.channels and sock is not None:
+            self._drops = Drops(sock)
 
-    def batch_received(self, batch: Batch, ages: Sequence[float] | None = None) -> None:
+    def batch_received(self, batch: Batch, ages: Ages) -> None:
         """Called by udpguard's own transport with what one drain of the socket read: payloads and wires.
 
         Args:
             batch: The datagrams.
-            ages: How many seconds ago each arrived; None: just now, or nobody knows.
+            ages: Tells how many seconds ago each arrived.
         """
         self._guard.receive(batch, ages)
 
@@ -138,6 +144,8 @@ class GuardProtocol(asyncio.DatagramProtocol):
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the transport when it is closed."""
+        if self._drops is not None:
+            self._drops.count()
         self._guard.lost(exc)
 
 

@@ -20,8 +20,9 @@ from typing_extensions import Buffer, override
 
 from udpguard._errors import EndpointClosedError, InvalidAddressError
 from udpguard._platform.choice import open_backend
-from udpguard._platform.interface import Backend
+from udpguard._platform.interface import Ages, Backend
 from udpguard._platform.portable import PortableBackend, is_dual_stack
+from udpguard._platform.sockets import Drops
 from udpguard.core.address import IPV4_WIRE, HostName, Wire, mapped_sockaddr_of, parse, peer_of, sockaddr_of
 from udpguard.core.source import Entry
 
@@ -39,8 +40,8 @@ _HIGH_WATER: Final = 256 * 1024
 _NO_BUFFERS_WAIT: Final = 0.005
 
 
-Deliver: TypeAlias = Callable[[list[tuple[bytes, Wire]], list[float] | None], None]
-"""Takes what one drain read, and how many seconds ago each arrived (None: just now, or nobody knows)."""
+Deliver: TypeAlias = Callable[[list[tuple[bytes, Wire]], Ages], None]
+"""Takes what one drain read, and what tells when that arrived."""
 
 
 class Posted:
@@ -78,6 +79,14 @@ class Channel(Protocol):
 
     def catch_up(self) -> bool:
         """Read what has arrived already, as far as a turn of the loop may take; whether that is all of it."""
+        ...
+
+    def dropped(self) -> int:
+        """How many datagrams the kernel dropped for want of room in the receive buffer, as far as it tells."""
+        ...
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        """What `asyncio.BaseTransport.get_extra_info` tells."""
         ...
 
     def close(self) -> None:
@@ -121,6 +130,7 @@ class UdpTransport(asyncio.DatagramTransport):
         self._watched = False
         self._closing = False
         self._over = False
+        self._drops = Drops(sock)
         self._behind = 0
         """How much there may be to be read still of what a blocked loop left."""
         self.set_protocol(protocol)
@@ -171,6 +181,10 @@ class UdpTransport(asyncio.DatagramTransport):
             self._deliver(batch, self._backend.ages)
         return len(batch)
 
+    def dropped(self) -> int:
+        """See `Channel.dropped`."""
+        return self._drops.count()
+
     # ------------------------------------------------------------------------------------------ the protocol
 
     @override
@@ -186,7 +200,7 @@ class UdpTransport(asyncio.DatagramTransport):
         """The protocol that is told."""
         return self._protocol
 
-    def _deliver_each(self, batch: list[tuple[bytes, Wire]], _ages: list[float] | None) -> None:
+    def _deliver_each(self, batch: list[tuple[bytes, Wire]], _ages: Ages) -> None:
         for data, wire in batch:
             self._protocol.datagram_received(data, cast("tuple[str, int]", sockaddr_of(wire)))
 
@@ -342,6 +356,7 @@ class UdpTransport(asyncio.DatagramTransport):
         if self._over:
             return
         self._over = self._closing = True
+        self.dropped()
         if not self._loop.is_closed():
             self._loop.remove_reader(self._fd)
             self._loop.remove_writer(self._fd)
@@ -360,10 +375,12 @@ class BorrowedTransport:
         sock: The socket it was given.
     """
 
-    __slots__ = ("_backend", "_dual", "_family", "_transport", "posted")
+    __slots__ = ("_backend", "_drops", "_dual", "_family", "_granted", "_transport", "posted")
 
     def __init__(self, transport: asyncio.DatagramTransport, sock: socket.socket) -> None:
         self._transport = transport
+        self._drops = Drops(sock)
+        self._granted = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         self.posted: Posted = Posted()
         self._backend: Backend = PortableBackend(sock)
         self._family: int = sock.family
@@ -389,12 +406,22 @@ class BorrowedTransport:
         """Nothing can be read here ahead of the loop."""
         return True
 
+    def dropped(self) -> int:
+        """See `Channel.dropped`."""
+        return self._drops.count()
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        """See `Channel.get_extra_info`."""
+        return self._granted if name == "receive_buffer" else self._transport.get_extra_info(name, default)
+
     def close(self) -> None:
         """See `Channel.close`."""
+        self.dropped()
         self._transport.close()
 
     def abort(self) -> None:
         """See `Channel.abort`."""
+        self.dropped()
         self._transport.abort()
 
 

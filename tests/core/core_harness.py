@@ -17,7 +17,7 @@ from udpguard.core.address import Sources, Token, Wire, peer_of, wire_of
 from udpguard.core.correlation import Book, Correlator, TransactionId
 from udpguard.core.options import Limits
 from udpguard.core.registry import Registry
-from udpguard.core.source import Accept, Details, Entry
+from udpguard.core.source import Accept, Details, Entry, LongEntry
 from udpguard.core.verdict import Decision, Reason, Reply
 
 DECISIONS = {"accept": Decision.ACCEPT, "refuse": Decision.REFUSE, "provisional": Decision.PROVISIONAL}
@@ -91,7 +91,7 @@ class Harness:
         tokens = Sources(reply_from, no_interface).tokens(wire(peer))  # type: ignore[arg-type]
         plain = accept is None and not asks and len(tokens) == 1
         more = None if plain else Details(self._accept(number, accept), asks=asks)
-        entry = Entry(number, now, timeout, more, plain=False)
+        entry = LongEntry(number, now, timeout, more, plain=False)
         self.entries.append(entry)
         assert self.oracle.begin(timeout, now, accept=accept, asks=asks) == number
         self.peers[number] = peer
@@ -111,7 +111,7 @@ class Harness:
     def wait(self, peer: Where, timeout: float, now: float) -> int:
         """Wait for a turn, without listening yet."""
         number = self.oracle.begin(timeout, now, accept=None, asks=True)
-        entry = Entry(number, now, timeout, Details(asks=True), plain=False)
+        entry = LongEntry(number, now, timeout, Details(asks=True), plain=False)
         self.entries.append(entry)
         self.peers[number] = peer
         self.keys[number] = []

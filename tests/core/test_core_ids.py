@@ -14,7 +14,7 @@ from udpguard.core.correlation import Slot, TransactionId
 from udpguard.core.ids import IdPool
 from udpguard.core.options import Limits
 from udpguard.core.registry import Registry
-from udpguard.core.source import Details, Entry, assigned_id
+from udpguard.core.source import Details, Entry, LongEntry, assigned_id
 
 TOKEN = wire_of_source("192.0.2.1", 53)
 OTHER = wire_of_source("192.0.2.9", 53)
@@ -190,7 +190,7 @@ def ask(records: Registry, tokens: tuple[bytes, ...], now: float = 0.0) -> tuple
         return None
     more = Details(asks=True)
     more.assigned.append(assigned)
-    entry = Entry(None, now, 5.0, more, plain=False)
+    entry = LongEntry(None, now, 5.0, more, plain=False)
     records.enter(entry)
     assert isinstance(assigned[2], bytes)
     records.listen(entry, tokens, book, assigned[2])
@@ -322,7 +322,7 @@ def test_a_book_whose_ids_are_in_use_is_kept() -> None:
     entry, key = asked
     records.note_sent(entry, entry.slots(), records.source(TOKEN), 0.0, b"o")
     for length in range(2, 60):
-        other = Entry(None, 0.0, 5.0, None, plain=False)
+        other = LongEntry(None, 0.0, 5.0, None, plain=False)
         records.enter(other)
         records.listen(other, (TOKEN,), records.book(TransactionId(0, length)), bytes(length))
         records.withdraw(other, 0.0)
@@ -341,7 +341,7 @@ def test_a_book_of_which_an_id_is_about_to_be_used_is_kept() -> None:
 
     def use_others(offset: int) -> None:
         for length in range(2, 40):
-            other = Entry(None, 0.0, 5.0, None, plain=False)
+            other = LongEntry(None, 0.0, 5.0, None, plain=False)
             records.enter(other)
             records.listen(other, (TOKEN,), records.book(TransactionId(offset, length)), bytes(length))
             records.withdraw(other, 0.0)

@@ -18,7 +18,7 @@ from udpguard.core.correlation import Correlator, TransactionId
 from udpguard.core.gate import Gate
 from udpguard.core.options import Limits
 from udpguard.core.registry import Registry
-from udpguard.core.source import Accept, Details, Entry
+from udpguard.core.source import Accept, Details, Entry, LongEntry
 from udpguard.core.verdict import Decision, NearMiss, Reason, Reply
 
 SERVER: Where = ("192.0.2.1", 7)
@@ -39,7 +39,7 @@ def expect(
     records: Registry, where: Where = SERVER, *, accept: Accept | None = None, ids: Correlator | None = None,
     key: object = None, reply_from: Any = "peer", now: float = 0.0, timeout: float = 5.0,
 ) -> Entry:  # fmt: skip
-    entry = Entry(None, now, timeout, Details(accept), plain=False)
+    entry = LongEntry(None, now, timeout, Details(accept), plain=False)
     records.enter(entry)
     tokens = Sources(reply_from, no_interface).tokens(wire(where))
     records.listen(entry, tokens, records.book(ids), key)
@@ -311,10 +311,10 @@ def test_time_outs_are_credited_to_all_who_were_asked() -> None:
     entry = expect(records)
     for where in (SERVER, OTHER, SERVER):
         records.note_sent(entry, entry.slots(), records.source(wire(where)), 0.0, None)
-    plain = Entry(None, 0.0, 5.0, None, plain=False)
+    plain = LongEntry(None, 0.0, 5.0, None, plain=False)
     plain.source = records.source(wire(OTHER))
     records.enter(plain)
-    nobody = Entry(None, 0.0, 5.0, None, plain=False)
+    nobody = LongEntry(None, 0.0, 5.0, None, plain=False)
     records.enter(nobody)
     assert set(records.expire(5.0)) == {entry, plain, nobody}
     assert records.source(wire(SERVER)).statistics().timed_out == 1
@@ -325,7 +325,7 @@ def test_time_outs_are_credited_to_all_who_were_asked() -> None:
 def test_a_deadline_that_is_moved_to_where_it_is_ends_once() -> None:
     # As for a name that resolves, with a schedule whose total is known before.
     records = registry()
-    entry = Entry(None, 0.0, 5.0, Details(), plain=False)
+    entry = LongEntry(None, 0.0, 5.0, Details(), plain=False)
     records.enter(entry, movable=True)
     records.listen(entry, [wire(SERVER)], records.book(IDS), b"ab")
     records.timetable.move(entry, 5.0)
@@ -372,7 +372,7 @@ def test_a_key_that_can_not_be_shown_is_pending_once_too() -> None:
 def test_nothing_has_changed_when_a_transaction_is_refused() -> None:
     records = registry()
     expect(records, OTHER, ids=IDS, key=b"ab")
-    entry = Entry(None, 0.0, 5.0, Details(), plain=False)
+    entry = LongEntry(None, 0.0, 5.0, Details(), plain=False)
     records.enter(entry)
     with pytest.raises(DuplicateTransactionError):
         records.listen(entry, [wire(SERVER), wire(OTHER)], records.book(IDS), b"ab")
@@ -431,7 +431,7 @@ def test_a_datagram_is_read_by_the_books_that_are_left() -> None:
 
 
 def waiting(records: Registry, gate: Gate[Entry]) -> Entry:
-    entry = Entry(None, 0.0, 50.0, Details(asks=True), plain=False)
+    entry = LongEntry(None, 0.0, 50.0, Details(asks=True), plain=False)
     records.enter(entry)
     assert entry.more is not None
     if gate.enter():
@@ -567,7 +567,7 @@ def test_an_ended_exchange_is_remembered_when_its_peer_is_forgotten(monkeypatch:
     records = registry()
     hosts = [wire(SERVER)[:2] + (0x0A000000 + number).to_bytes(4, "big") for number in range(2_001)]
     for host in hosts:
-        entry = Entry(None, 0.0, 5.0, None, plain=False)
+        entry = LongEntry(None, 0.0, 5.0, None, plain=False)
         records.enter(entry)
         records.listen(entry, [host], records.book(None), None)
         records.receive_batch([(b"a", host)], 0.0)
@@ -643,7 +643,7 @@ def test_near_misses_are_bounded() -> None:
 
 def test_an_exchange_that_never_listened_has_only_strangers() -> None:
     records = registry()
-    entry = Entry(None, 0.0, 5.0, None, plain=False)
+    entry = LongEntry(None, 0.0, 5.0, None, plain=False)
     records.enter(entry)
     verdicts(records, (b"a", OTHER))
     assert [miss.peer for miss in misses(records, entry)] == [OTHER]
@@ -656,7 +656,7 @@ def test_nothing_answers_what_was_not_asked_yet() -> None:
     # It has its slot, but waits for the socket: what comes before the question is no answer.
     for ids, key in ((IDS, b"ab"), (None, None)):
         records = registry()
-        entry = Entry(None, 0.0, 5.0, Details(asks=True), plain=False)
+        entry = LongEntry(None, 0.0, 5.0, Details(asks=True), plain=False)
         records.enter(entry)
         slots = records.listen(entry, [wire(SERVER)], records.book(ids), key)
         assert verdicts(records, (b"ab", SERVER)) == ["rejected"]

@@ -14,11 +14,11 @@ from udpguard.core.statistics import Counters
 def test_a_snapshot_shows_every_counter() -> None:
     counters = Counters()
     names = [field.name for field in dataclasses.fields(Statistics)]
-    assert set(Counters.__slots__) == set(names) - {"pending", "waiting"}
+    assert set(Counters.__slots__) == set(names) - {"pending", "waiting", "kernel_dropped"}
     for number, name in enumerate(Counters.__slots__):
         setattr(counters, name, number + 1)
-    shown = counters.snapshot(pending=100, waiting=200)
-    assert (shown.pending, shown.waiting) == (100, 200)
+    shown = counters.snapshot(pending=100, waiting=200, kernel_dropped=300)
+    assert (shown.pending, shown.waiting, shown.kernel_dropped) == (100, 200, 300)
     for number, name in enumerate(Counters.__slots__):
         assert getattr(shown, name) == number + 1
     counters.received += 1

@@ -277,7 +277,7 @@ class BlockingBackend:
         self.refused = 0
         self.sent: list[bytes] = []
         self.error: OSError | None = None
-        self.ages = None
+        self.ages = self._real.ages
         self.channel._backend = self
 
     def receive(self, most: int) -> list[tuple[bytes, bytes]]:

@@ -59,6 +59,9 @@ class ScriptedChannel:
     def catch_up(self) -> bool:
         return True
 
+    def dropped(self) -> int:
+        return 0
+
     def close(self) -> None:
         asyncio.get_running_loop().call_soon(self.guard.lost, None)
 

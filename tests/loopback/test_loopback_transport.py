@@ -49,7 +49,7 @@ class Scripted:
 
     def __init__(self, transport: UdpTransport) -> None:
         self.real = transport._backend
-        self.ages = None
+        self.ages = self.real.ages
         self.script: list[bool | OSError] = []
         self.blocked = False
         self.tried: list[bytes] = []
@@ -444,7 +444,7 @@ async def test_a_receive_error_goes_to_error_received_and_reading_goes_on() -> N
     real = backend.real
 
     class Failing:
-        ages = None
+        ages = real.ages
 
         def __init__(self) -> None:
             self.failed = False

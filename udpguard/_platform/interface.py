@@ -7,17 +7,33 @@ from typing import Protocol
 from udpguard.core.address import Wire
 
 
+class Ages(Protocol):
+    """`Backend.ages`."""
+
+    def __call__(self, *, exactly: bool) -> list[float] | None:
+        """See there."""
+        ...
+
+
 class Backend(Protocol):
     """Reads and writes one non-blocking socket."""
 
-    ages: list[float] | None
-    """How many seconds ago each datagram arrived that `receive` read last; None: just now, or nobody knows."""
-
     def receive(self, most: int) -> list[tuple[bytes, Wire]]:
-        """Read up to so many datagrams, payload and source; fewer mean that no more are there.
+        """Read up to so many datagrams, 64 at the most, payload and source; fewer mean that no more are there.
 
         Raises:
             OSError: The socket has an error; what was read before it is not lost.
+        """
+        ...
+
+    def ages(self, *, exactly: bool) -> list[float] | None:
+        """How many seconds ago each datagram arrived that `receive` read last, unless the loop has read more since.
+
+        Args:
+            exactly: Whether less than half a millisecond matters.
+
+        Returns:
+            One for each; none at all where they arrived just now; None where nobody knows.
         """
         ...
 

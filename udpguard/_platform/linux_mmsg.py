@@ -48,6 +48,8 @@ assert sys.platform == "linux"
 SLOTS: Final = 64
 # The largest UDP datagram, and a cache line more, so that the slots' beginnings do not share a place in the cache.
 _STRIDE: Final = 65_536 + 64
+# How long a sockaddr is, and where its wire ends: of IPv4 or not.
+_NAMES: Final = {True: (SOCKADDR_IN, 2 + IPV4_WIRE), False: (SOCKADDR_IN6, SOCKADDR_IN6)}
 _OUT: Final = 256 * 1024
 # Where the first of a batch is younger, all count as having come now: to read the stamps one by one costs 0.3 µs a
 # datagram, 3 % of an exchange.
@@ -79,6 +81,8 @@ class Buffers:
         """Address and size of each datagram to send."""
         self.out_sizes: list[int] = []
         """The sizes that these are set to."""
+        self.bounds = {ipv4: [_bounds(i, size, end) for i in range(SLOTS)] for ipv4, (size, end) in _NAMES.items()}
+        """Where each slot's payload begins, and where its wire begins and ends; of IPv4 sockets or not."""
         self.controls = _memory(SLOTS * CMSG_TIMESPEC)
         sizes = (SOCKADDR_IN, SOCKADDR_IN6)
         names, controls = _address(self.names), _address(self.controls)
@@ -86,6 +90,10 @@ class Buffers:
         self.heads_stamped = {size: _heads(in_vectors, names, size, controls) for size in sizes}
         """The same with room for a time stamp each."""
         self.heads_out = {size: _heads(out_vectors, _address(self.out_names), size) for size in sizes}
+
+
+def _bounds(slot: int, size: int, end: int) -> tuple[int, int, int]:
+    return slot * _STRIDE, slot * size + 2, slot * size + end
 
 
 def _memory(size: int) -> mmap.mmap:
@@ -144,6 +152,7 @@ class MmsgBackend(PortableBackend):
     __slots__ = (
         "_bounds",
         "_buffers",
+        "_count",
         "_dual",
         "_empty_at",
         "_fileno",
@@ -151,6 +160,7 @@ class MmsgBackend(PortableBackend):
         "_heads_in",
         "_heads_out",
         "_lengths",
+        "_longest",
         "_nanoseconds",
         "_recvmmsg",
         "_seconds",
@@ -166,11 +176,10 @@ class MmsgBackend(PortableBackend):
         self._recvmmsg = buffers.functions.recvmmsg
         self._sendmmsg = buffers.functions.sendmmsg
         ipv4 = sock.family == socket.AF_INET
-        size, end = (SOCKADDR_IN, 2 + IPV4_WIRE) if ipv4 else (SOCKADDR_IN6, SOCKADDR_IN6)
+        size, end = _NAMES[ipv4]
         self._glue: bytes = bytes(size - end) + (_FAMILY4 if ipv4 else _FAMILY6)
         """What lies between two wires in an array of sockaddrs."""
-        self._bounds: list[tuple[int, int, int]] = [(i * _STRIDE, i * size + 2, i * size + end) for i in range(SLOTS)]
-        """Where each slot's payload begins, and where its wire begins and ends."""
+        self._bounds = buffers.bounds[ipv4]
         self._stamped: bool = _stamps(sock)
         heads = (buffers.heads_stamped if self._stamped else buffers.heads_in)[size]
         self._heads_in: int = ctypes.addressof(heads)
@@ -178,6 +187,9 @@ class MmsgBackend(PortableBackend):
         stamps = memoryview(buffers.controls).cast("q")
         self._seconds: memoryview = stamps[TIMESPEC_AT // 8 :: CMSG_TIMESPEC // 8]
         self._nanoseconds: memoryview = stamps[TIMESPEC_AT // 8 + 1 :: CMSG_TIMESPEC // 8]
+        self._count = 0
+        self._longest = 0.0
+        """How old the datagrams that were read last can be at the most."""
         self._empty_at: float = time.monotonic()
         """When the socket was last seen empty: nothing that is read can be older."""
         words = memoryview(heads).cast("B").cast("I")
@@ -193,20 +205,18 @@ class MmsgBackend(PortableBackend):
 
     @override
     def receive(self, most: int) -> list[tuple[bytes, Wire]]:
-        if most == 1:
-            return super().receive(1)
         if most > SLOTS:
-            first = self.receive(SLOTS)
-            batch = first if len(first) < SLOTS else first + self.receive(most - SLOTS)
-            self.ages = None
-            return batch
+            raise ValueError(f"at most {SLOTS} at once, not {most}")
         count = self._recvmmsg(self._fileno(), self._heads_in, most, MSG_DONTWAIT | MSG_TRUNC, None)
         if count <= 0:
             error = last_error()
             if error.errno in (errno.EAGAIN, errno.EINTR):
                 return []
             raise error
-        self.ages = self._ages_of(count, most) if self._stamped else None
+        now = time.monotonic()
+        self._count, self._longest = count, now - self._empty_at
+        if count < most:
+            self._empty_at = now
         payloads, names = self._buffers.payloads, self._buffers.names
         if count == 1:
             batch = [(payloads[: self._lengths[0]], names[2 : self._bounds[0][2]])]
@@ -218,21 +228,20 @@ class MmsgBackend(PortableBackend):
             ]
         return [(data, unmapped(wire)) for data, wire in batch] if self._dual else batch
 
-    def _ages_of(self, count: int, most: int) -> list[float] | None:
-        """How many seconds ago each of so many datagrams arrived, by the kernel's stamps."""
-        now, today = time.monotonic(), time.time()
-        longest = now - self._empty_at
-        if count < most:
-            self._empty_at = now
-        seconds, nanoseconds = self._seconds, self._nanoseconds
-        if 0.0 <= today - seconds[0] - nanoseconds[0] * 1e-9 < _JUST_NOW:
-            return None  # it came first, and the others later
+    @override
+    def ages(self, *, exactly: bool) -> list[float] | None:
+        if not self._stamped:
+            return None
+        today, seconds, nanoseconds = time.time(), self._seconds, self._nanoseconds
+        if not exactly and 0.0 <= today - seconds[0] - nanoseconds[0] * 1e-9 < _JUST_NOW:
+            return []  # it came first, and the others later
+        count = self._count
         ages = [
             today - second - nanosecond * 1e-9
             for second, nanosecond in zip(seconds[:count].tolist(), nanoseconds[:count].tolist(), strict=True)
         ]
-        if min(ages) < 0.0 or max(ages) > longest:  # somebody set the clock
-            ages = [min(max(age, 0.0), longest) for age in ages]
+        if min(ages) < 0.0 or max(ages) > self._longest:  # somebody set the clock
+            ages = [min(max(age, 0.0), self._longest) for age in ages]
         return ages
 
     @override
@@ -241,11 +250,13 @@ class MmsgBackend(PortableBackend):
         sizes = list(map(len, datas))
         count = len(sizes)
         total = sum(sizes)
-        while count > SLOTS or total > _OUT:
+        while count > SLOTS or (total > _OUT and count > 1):
             count = (count + 1) // 2
             total = sum(sizes[:count])
         if count < len(sizes):
             datas, wires, sizes = datas[:count], wires[:count], sizes[:count]
+        if total > _OUT:  # no datagram is so large: `send` gets the error
+            return 0
         if self._dual:
             wires = [mapped(wire) for wire in wires]
         glue = self._glue

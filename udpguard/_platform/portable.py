@@ -19,14 +19,13 @@ class PortableBackend:
         sock: A non-blocking UDP socket.
     """
 
-    __slots__ = ("_error", "_recvfrom", "_sendto", "_sockaddr_of", "ages")
+    __slots__ = ("_error", "_recvfrom", "_sendto", "_sockaddr_of")
 
     def __init__(self, sock: socket.socket) -> None:
         self._recvfrom = sock.recvfrom
         self._sendto = sock.sendto
         self._sockaddr_of = mapped_sockaddr_of if is_dual_stack(sock) else sockaddr_of
         self._error: OSError | None = None
-        self.ages: list[float] | None = None
 
     def receive(self, most: int) -> list[tuple[bytes, Wire]]:
         """See `Backend.receive`."""
@@ -47,6 +46,10 @@ class PortableBackend:
                 raise
             self._error = error
         return batch
+
+    def ages(self, *, exactly: bool) -> list[float] | None:  # noqa: ARG002
+        """See `Backend.ages`: nobody knows."""
+        return None
 
     def send(self, data: bytes, wire: Wire) -> bool:
         """See `Backend.send`."""

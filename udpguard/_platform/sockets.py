@@ -6,6 +6,8 @@ import contextlib
 import errno
 import logging
 import socket
+import struct
+import sys
 from typing import Final
 
 from udpguard.core.address import IPV4_WIRE, Address, Wire, sockaddr_of, wire_of_source
@@ -14,6 +16,7 @@ logger = logging.getLogger("udpguard")
 
 # The kernel caps it (net.core.rmem_max). What it holds is what a busy event loop may leave unread.
 _RECEIVE_BUFFER: Final = 4 * 1024 * 1024
+_SO_MEMINFO: Final = 55
 _PORT_TRIES: Final = 16
 # A kernel without IPv6, or one that has it turned off.
 _MISSING_FAMILY: Final = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EADDRNOTAVAIL)
@@ -96,6 +99,34 @@ def prepare(sock: socket.socket, *, allow_broadcast: bool) -> None:
     with contextlib.suppress(OSError):
         if sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < _RECEIVE_BUFFER:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+
+
+def kernel_dropped(sock: socket.socket) -> int | None:
+    """How many datagrams the kernel dropped because the socket's receive buffer was full; None: it doesn't tell."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, ValueError, struct.error):  # of a closed one, perhaps by another loop
+            words = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
+            return int(struct.unpack("=9I", words)[8])  # SK_MEMINFO_DROPS, linux/sock_diag.h
+    return None
+
+
+class Drops:
+    """What `kernel_dropped` tells since this was made, and of a closed socket what it told last.
+
+    Args:
+        sock: The socket.
+    """
+
+    __slots__ = ("_before", "_latest", "_sock")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._before = self._latest = kernel_dropped(sock) or 0
+
+    def count(self) -> int:
+        """How many."""
+        self._latest = kernel_dropped(self._sock) or self._latest
+        return self._latest - self._before
 
 
 def check_users_socket(sock: object) -> socket.socket:

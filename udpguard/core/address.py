@@ -217,7 +217,7 @@ def _scope_argument(address: tuple[object, ...]) -> int:
     return scope
 
 
-@lru_cache(maxsize=65_536, typed=True)
+@lru_cache(maxsize=16_384, typed=True)
 def _literal(host: str, port: int, scope: int) -> Wire | None:
     """The wire of a literal without a zone; None for anything else."""
     try:
@@ -312,12 +312,12 @@ def _askable(addr: object) -> Wire | None:
     host, port = addr
     if type(host) is not str or type(port) is not int or not 0 < port < 65_536 or "%" in host:
         return None
-    wire = _literal(host, port, 0)
+    wire = _literal.__wrapped__(host, port, 0)  # remembered here, once is enough
     if wire is None or refusal_to_ask(wire) is not None:
         return None
     if len(known_wires) >= _MOST_WIRES:
         known_wires.clear()
-    known_wires[host, port] = wire
+    known_wires[addr if type(addr) is tuple else (host, port)] = wire
     return wire
 
 

@@ -68,7 +68,8 @@ class Judge(Ledger):
             entry.source.matched += 1
             if entry.sent_at is not None:
                 rtt = max(now - entry.sent_at, 0.0)
-                entry.source.sample(rtt)
+                if now >= entry.sent_at:  # else it came before the question left, or so it seems
+                    entry.source.sample(rtt)
         if entry.assigned is not None:
             data = entry.assigned.pool.correlator.restored(data, entry.assigned.original)
         self.end(entry, (Reason.DUPLICATE, now))
@@ -199,7 +200,7 @@ class Judge(Ledger):
                 return False
         if peer is not None:
             peer.matched += 1
-            if rtt is not None and not more.heard:
+            if sent is not None and rtt is not None and now >= sent.at and not more.heard:
                 peer.sample(rtt)
         if decision is Decision.PROVISIONAL:
             more.heard = True
@@ -242,13 +243,12 @@ class Judge(Ledger):
         """End what has reached its deadline; the earliest first."""
         due = self.timetable.expired(now)
         for entry in due:
-            entry.timed = False  # its place in the timetable is gone already
             self.counters.timed_out += 1
             for peer in _asked(entry):
                 peer.timed_out += 1
             if entry.more is not None and entry.more.adapts and entry.source is not None:
                 entry.source.back_off()
-            self.end(entry, (Reason.LATE, now))
+            self.end(entry, (Reason.LATE, now), expired=True)
         self._shapes.prune(now)
         return due
 

@@ -17,7 +17,7 @@ from udpguard.core.ids import IdPool, RandomBits
 from udpguard.core.memory import Ended, Mark, Passers
 from udpguard.core.options import Limits
 from udpguard.core.shapes import Shapes, is_wide
-from udpguard.core.source import Details, Entry, Sent, Source
+from udpguard.core.source import AssignedQuestion, Details, Entry, LongEntry, Sent, Source, source_of
 from udpguard.core.statistics import Counters, Statistics
 from udpguard.core.timetable import Timetable
 from udpguard.core.verdict import Reason, Unexpected
@@ -59,7 +59,8 @@ class Ledger:
         self._books: WeakValueDictionary[object, Book] = WeakValueDictionary()
         self._keyless_book = Book(0, None)
         self._last_book = 0
-        self._made = 0
+        self._latest = 0.0
+        """The latest time that anything told."""
         self._sweep_at = 2 * _IDLE_SOURCES
 
     # ------------------------------------------------------------------------------------------ records
@@ -77,15 +78,18 @@ class Ledger:
 
     def source(self, token: Token) -> Source:
         """The record of a source, made where there is none."""
-        source = self._sources.get(token) or self._make_source(token)
-        source.used = self._made
+        source = self._sources.pop(token, None)
+        if source is None:
+            return self._make_source(token)
+        source.used = self._latest
+        self._sources[token] = source  # the last one now, of those that were needed at the same time
         return source
 
     def _make_source(self, token: Token) -> Source:
         if len(self._sources) >= self._sweep_at:
             self._sweep_sources()
-        self._made += 1
-        source = self._sources[token] = Source(token)
+        source = self._sources[token] = source_of(token)
+        source.used = self._latest
         return source
 
     def known_source(self, token: Token) -> Source | None:
@@ -105,7 +109,6 @@ class Ledger:
         """Begin an exchange: it waits, until it listens. Its deadline may be movable."""
         self.waiting.add(entry)
         if entry.timeout != math.inf:
-            entry.timed = True
             self.timetable.add(entry, movable=movable)
 
     def unsend(self, entry: Entry) -> None:
@@ -117,8 +120,7 @@ class Ledger:
         """Give extras to an exchange that had none."""
         entry.sent_at = None
         entry.more = more
-        if entry.assigned is not None:
-            assert entry.own_slot is not None
+        if isinstance(entry, AssignedQuestion) and entry.own_slot is not None:
             more.assigned.append(entry.own_slot)
             entry.assigned = None
         elif entry.source is not None and entry.slots()[0][2] is None:
@@ -143,7 +145,7 @@ class Ledger:
         own = entry.slots()
         if key is not None:
             self._check_rivals(entry, tokens, book.number, key, asked)
-        if not entry.listens:
+        if not entry.listens and isinstance(entry, LongEntry):
             entry.listens = True
             self._listening += 1
             self.waiting.discard(entry)
@@ -217,10 +219,13 @@ class Ledger:
         self.end(entry, (Reason.LATE, now))
         return True
 
-    def end(self, entry: Entry, mark: Mark | None) -> None:
-        """End an exchange, whatever the reason, and remember it for a while; None: nothing was sent, so forget it."""
+    def end(self, entry: Entry, mark: Mark | None, *, expired: bool = False) -> None:
+        """End an exchange, whatever the reason, and remember it for a while; None: nothing was sent, so forget it.
+
+        One that expired was taken out of the timetable already.
+        """
         entry.ended = True
-        if entry.timed:
+        if entry.timeout != math.inf and not expired:
             self.timetable.drop()
         if entry.roomy:
             self._leave(self.room)
@@ -314,10 +319,12 @@ class Ledger:
             earlier = more.sends.get(slot)
             more.sends[slot] = Sent(now, 1 if earlier is None else earlier.times + 1, peer, original)
 
-    def statistics(self) -> Statistics:
+    def statistics(self, kernel_dropped: int = 0) -> Statistics:
         """The counters and gauges as they are."""
         held = len(self.held)
-        return self.counters.snapshot(pending=self._listening - held, waiting=len(self.waiting) + held)
+        return self.counters.snapshot(
+            kernel_dropped=kernel_dropped, pending=self._listening - held, waiting=len(self.waiting) + held
+        )
 
 
 def duplicate(slot: Slot) -> DuplicateTransactionError:

@@ -30,7 +30,7 @@ from udpguard.core.address import IPV4_WIRE, Wire, has_scope
 from udpguard.core.correlation import Book, Slot
 from udpguard.core.judge import Judge, Settled
 from udpguard.core.ledger import duplicate
-from udpguard.core.source import Assigned, Question
+from udpguard.core.source import Assigned, AssignedQuestion, Question
 from udpguard.core.verdict import Reason
 
 Batch = Sequence[tuple[bytes, Wire]]
@@ -82,13 +82,12 @@ class Registry(Judge):
             DuplicateTransactionError: The key is pending for this peer already; nothing has changed then.
         """
         source = self._sources.get(wire) or self._make_source(wire)
-        source.used = self._made
+        source.used = self._latest = now
         room = self.room
         if room.free <= 0:
             return None
-        question = _new(Question)
+        question = _new(Question if original is None else AssignedQuestion)
         question.own_slot = None
-        question.assigned = None
         number = book.number
         if key is None:
             if not source.free:
@@ -121,6 +120,7 @@ class Registry(Judge):
             pool.gate.free -= 1
             self._pending[assigned] = question
             question.own_slot = assigned
+            assert isinstance(question, AssignedQuestion)
             question.assigned = Assigned(pool, original)
         question.future = future
         question.began = now
@@ -137,10 +137,7 @@ class Registry(Judge):
             source.live += 1
         else:
             source.add_live(book)
-        if timeout == _NEVER:
-            question.timed = False
-        else:
-            question.timed = True
+        if timeout != _NEVER:
             timetable = self.timetable
             lane = timetable.lanes.get(timeout)
             if lane and lane[-1].began <= now:
@@ -174,6 +171,7 @@ class Registry(Judge):
         sources, pending, shapes = self._sources, self._pending, self._shapes
         self.counters.received += len(batch)
         mark = (_DUPLICATE, now)
+        self._latest = now
         ended = self._ended.with_room(len(batch), now)
         answered = timed = 0
         for (data, wire), arrived in zip(batch, arrivals or repeat(now), strict=False):
@@ -190,9 +188,9 @@ class Registry(Judge):
                     entry = source.keyless
                 elif len(books) == 1 and (end := books[0].reply_end) and len(data) >= end:
                     entry = pending.get((wire, books[0].number, data[books[0].reply_begin : end]))
-                if type(entry) is Question and entry.more is None and (sent_at := entry.sent_at) is not None:
+                if isinstance(entry, Question) and entry.more is None and (sent_at := entry.sent_at) is not None:
                     answered += 1
-                    timed += entry.timed
+                    timed += entry.timeout != _NEVER
                     entry.ended = True
                     if source.live_by_book is None:
                         source.live -= 1
@@ -219,10 +217,10 @@ class Registry(Judge):
                                 pool.gate.free += 1
                     source.matched += 1
                     rtt = arrived - sent_at
-                    if rtt < 0.0:
-                        rtt = 0.0
                     srtt = source.srtt
-                    if srtt is None:
+                    if rtt < 0.0:  # it came before the question left, or so it seems: nothing is learnt from that
+                        rtt = 0.0
+                    elif srtt is None:
                         source.sample(rtt)
                     else:  # `Source.sample`, RFC 6298 section 2.3
                         source.rttvar += (abs(srtt - rtt) - source.rttvar) * 0.25

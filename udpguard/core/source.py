@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 from udpguard.core.address import IPV6_WIRE, Peer, Token, has_scope
 from udpguard.core.correlation import Book, Slot
@@ -104,25 +104,31 @@ class Assigned(NamedTuple):
 class Entry:
     """One exchange, from the call to its end. `future` is the caller's, opaque here: the shell settles it.
 
+    Either a `Question` or a `LongEntry`.
+
     There may be a million of them: an attribute more is 8 bytes each, a number that nothing else holds 24.
     """
 
     __slots__ = (
-        "assigned",
         "began",
         "ended",
         "future",
-        "listens",
         "more",
         "own_slot",
         "plain",
-        "roomy",
         "sent_at",
         "source",
-        "ticket",
-        "timed",
         "timeout",
     )
+
+    assigned: Assigned | None = None
+    """The id it holds, where it has no `more`."""
+    listens: bool
+    """Whether it is pending in its slots."""
+    roomy: bool
+    """Whether it holds one of `Limits.pending`."""
+    ticket: int
+    """Of its latest deadline, where it has had more than one."""
 
     def __init__(self, future: object, began: float, timeout: float, more: Details | None, *, plain: bool) -> None:
         self.future: object = future
@@ -132,15 +138,6 @@ class Entry:
         self.plain: bool = plain
         """Whether the caller wants the reply's bytes alone."""
         self.ended: bool = False
-        self.timed: bool = False
-        """Whether it has a place in the timetable."""
-        self.ticket: int = 0
-        """Of its latest deadline, where it has had more than one."""
-        self.listens: bool = False
-        self.roomy: bool = False
-        """Whether it holds one of `Limits.pending`."""
-        self.assigned: Assigned | None = None
-        """The id it holds, where it has no `more`."""
         self.own_slot: Slot | None = None
         self.source: Source | None = None
         self.sent_at: float | None = None
@@ -165,6 +162,18 @@ class Entry:
         return (slot,) if self.more is None else (slot, *self.more.slots)
 
 
+class LongEntry(Entry):
+    """Any exchange that is not a plain `Question`."""
+
+    __slots__ = ("listens", "roomy", "ticket")
+
+    def __init__(self, future: object, began: float, timeout: float, more: Details | None, *, plain: bool) -> None:
+        super().__init__(future, began, timeout, more, plain=plain)
+        self.listens = False
+        self.roomy = False
+        self.ticket = 0
+
+
 class Question(Entry):
     """An exchange that asks one peer and expects one reply from it, with a turn, an id or a key of the caller's.
 
@@ -176,6 +185,12 @@ class Question(Entry):
 
     listens = True
     roomy = True
+
+
+class AssignedQuestion(Question):
+    """A question with an id that was picked for it."""
+
+    __slots__ = ("assigned",)
 
 
 def assigned_id(entry: Entry) -> bytes:
@@ -202,7 +217,6 @@ class Source(Gate[Entry]):
         "matched",
         "pools",
         "rttvar",
-        "scoped",
         "sent",
         "srtt",
         "timed_out",
@@ -210,11 +224,12 @@ class Source(Gate[Entry]):
         "used",
     )
 
+    scoped: ClassVar[bool] = False
+    """Whether it is on one link: what is expected on any link may cover it too."""
+
     def __init__(self, token: Token) -> None:
         super().__init__(1)
         self.token: Token = token
-        self.scoped: bool = len(token) == IPV6_WIRE and isinstance(token, bytes) and has_scope(token)
-        """Whether it is on one link: what is expected on any link may cover it too."""
         self.live: int = 0
         """How many are pending here."""
         self.live_by_book: dict[int, int] | None = None  # counted only where there is more than one book
@@ -223,7 +238,7 @@ class Source(Gate[Entry]):
         self.keyless: Entry | OrderedDict[Entry, None] | None = None
         self.pools: dict[int, IdPool] | None = None
         self.used: float = 0.0
-        """When it was needed last, on some clock that only goes forward."""
+        """When it was needed last, more or less."""
         self.srtt: float | None = None
         self.rttvar: float = 0.0
         self.backoff: int = 1
@@ -322,3 +337,18 @@ class Source(Gate[Entry]):
             matched=self.matched,
             timed_out=self.timed_out,
         )
+
+
+class ScopedSource(Source):
+    """A source on one link."""
+
+    __slots__ = ()
+
+    scoped = True
+
+
+def source_of(token: Token) -> Source:
+    """A record for a source."""
+    if isinstance(token, bytes) and len(token) == IPV6_WIRE and has_scope(token):
+        return ScopedSource(token)
+    return Source(token)

@@ -25,6 +25,8 @@ class Statistics:
         cancelled: Requests that were cancelled, and expectations that were withdrawn.
         send_errors: Sends that the operating system refused, and errors it reported of a socket.
         hook_errors: Exceptions in `on_unexpected`, `accept` and `reply_key`.
+        kernel_dropped: Datagrams that the kernel dropped before they were read, since the receive buffer was full
+            (Linux's SO_MEMINFO; 0 elsewhere). `received` does not count them.
         pending: Requests and expectations that wait for a reply now.
         waiting: Requests that wait to be sent now: for their turn, a name, an id, room, or the socket; and sends.
     """
@@ -42,6 +44,7 @@ class Statistics:
     cancelled: int = 0
     send_errors: int = 0
     hook_errors: int = 0
+    kernel_dropped: int = 0
     pending: int = 0
     waiting: int = 0
 
@@ -103,6 +106,6 @@ class Counters:
         self.send_errors: int = 0
         self.hook_errors: int = 0
 
-    def snapshot(self, *, pending: int, waiting: int) -> Statistics:
-        """What they show now."""
-        return Statistics(**{name: getattr(self, name) for name in self.__slots__}, pending=pending, waiting=waiting)
+    def snapshot(self, **others: int) -> Statistics:
+        """What they show now, with what is counted elsewhere."""
+        return Statistics(**{name: getattr(self, name) for name in self.__slots__}, **others)

@@ -25,6 +25,7 @@ class Dated(Protocol):
     timeout: float
     ended: bool
     ticket: int
+    """Of its latest deadline; only what is movable needs it."""
 
     @property
     def deadline(self) -> float:
@@ -50,7 +51,7 @@ class Timetable(Generic[D, S]):
     def __init__(self) -> None:
         self.lanes: dict[float, deque[D]] = {}
         """The deadlines by time-out, each queue in order."""
-        self._odd: list[tuple[float, int, D]] = []
+        self._odd: list[tuple[float, int, D, bool]] = []
         self._steps: list[tuple[float, int, S]] = []
         self._order = count()
         self._dead = 0
@@ -68,19 +69,16 @@ class Timetable(Generic[D, S]):
     def add(self, item: D, *, movable: bool = False) -> None:
         """Enter a deadline, one that may be moved later on or not."""
         if movable:
-            self._push(item)
+            item.ticket = next(self._order)
+            heapq.heappush(self._odd, (item.deadline, item.ticket, item, True))
             return
         lane = self.lanes.get(item.timeout)
         if lane is None and len(self.lanes) < _LANES:
             lane = self.lanes[item.timeout] = deque()
         if lane is None or (lane and lane[-1].began > item.began):
-            self._push(item)
+            heapq.heappush(self._odd, (item.deadline, next(self._order), item, False))
         else:
             lane.append(item)
-
-    def _push(self, item: D) -> None:
-        item.ticket = next(self._order)
-        heapq.heappush(self._odd, (item.deadline, item.ticket, item))
 
     def move(self, item: D, timeout: float) -> None:
         """Change a movable deadline to so many seconds from its beginning."""
@@ -184,6 +182,6 @@ class Timetable(Generic[D, S]):
         self._dead = 0
 
 
-def _is_stale(entry: tuple[float, int, Dated]) -> bool:
+def _is_stale(entry: tuple[float, int, Dated, bool]) -> bool:
     """Whether the deadline's owner has ended, or the deadline was moved."""
-    return entry[2].ended or entry[2].ticket != entry[1]
+    return entry[2].ended or (entry[3] and entry[2].ticket != entry[1])
