@@ -18,6 +18,7 @@ MODULES: Final = {
     "memory": "bench_memory",
     "junk": "bench_junk",
     "drain": "bench_drain",
+    "profile": "bench_profile",
 }
 
 

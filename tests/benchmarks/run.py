@@ -22,7 +22,8 @@ part in no median.
 
 The other parts take half the rounds, and tell in their files how they are measured: "pending" (cost against the
 number of others pending, `bench_pending.py`), "memory" (what a pending request holds, `bench_memory.py`), "junk"
-(goodput under a flood, `bench_junk.py`), "drain" (a backlog after a blocked loop, `bench_drain.py`).
+(goodput under a flood, `bench_junk.py`), "drain" (a backlog after a blocked loop, `bench_drain.py`), "profile" (where
+an exchange's time goes, `bench_profile.py`).
 
 The figures are medians for people to compare within one run. Nothing asserts them: machines differ, and are noisy.
 """
@@ -45,6 +46,7 @@ import bench_junk
 import bench_machine
 import bench_memory
 import bench_pending
+import bench_profile
 import plots
 from bench_contestants import LIMIT, Contestant, chosen
 from bench_part import Bench, Extent, Part
@@ -56,6 +58,7 @@ PARTS: Final[Mapping[str, Part]] = {
     "memory": bench_memory,
     "junk": bench_junk,
     "drain": bench_drain,
+    "profile": bench_profile,
 }
 JSON_FORMAT: Final = 1
 

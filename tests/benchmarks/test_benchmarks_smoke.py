@@ -98,7 +98,7 @@ class TestCommand:
         assert "8 in flight" in ended.out
 
     def test_every_other_part_runs(self, tmp_path: Path) -> None:
-        parts = ["pending", "memory", "junk", "drain"]
+        parts = ["pending", "memory", "junk", "drain", "profile"]
         plots = tmp_path / "plots"
         ended = command(tmp_path, "--parts", *parts, "--only", "udpguard", "--plots", str(plots))
         assert ended.status == 0, ended.err
@@ -110,6 +110,9 @@ class TestCommand:
         assert all(run["asked"] == run["right"] + run["wrong"] + run["lost"] > 0 for run in junk)
         assert {run["contestant"] for run in ended.runs("memory")} == {"bare", "udpguard"}
         assert all(run["traced"] > 0 for run in ended.runs("memory"))
+        assert [
+            sorted(run.keys() & {"tasks_us", "with_udpguard_us", "socket_us"}) for run in ended.runs("profile")
+        ] == [["socket_us", "tasks_us", "with_udpguard_us"]]
         drawn = {"pending.svg", "junk.svg", "drain.svg"} if HAS_MATPLOTLIB else set()
         assert {path.name for path in plots.glob("*")} == drawn
         assert ("pip install 'udpguard[bench]'" in ended.err) is not HAS_MATPLOTLIB
