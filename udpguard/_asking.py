@@ -63,7 +63,7 @@ class Asker:
             return None
         if wire is None or type(addr[1]) is not int:  # type: ignore[index]  # True, and 53.0, equal integers
             wire = known_wire(addr)
-        if wire is None or not isinstance(data, bytes) or len(data) > _FITS_EVERYWHERE:
+        if wire is None or type(data) is not bytes or len(data) > _FITS_EVERYWHERE:
             return None
         seconds = self._seconds if timeout is DEFAULT else checked_timeout(timeout)
         channel = guard.channel4 if len(wire) == IPV4_WIRE else guard.channel6
@@ -87,6 +87,9 @@ class Asker:
         question = self._registry.ask(loop.create_future(), wire, self._book, key, original, seconds, now, plain)
         if question is None:
             return None
+        if guard.closed:  # a foreign key compares as it likes
+            self._registry.end(question, None)
+            guard.check_loop()
         if original is not None:
             assert isinstance(correlator, TransactionId)
             data = correlator.stamped(data, assigned_id(question))
@@ -98,8 +101,9 @@ class Asker:
             posted.entries.append(question)
             if len(posted.datas) in outbox.watermarks:
                 outbox.fill(channel)
-        elif not outbox.begin(channel, data, wire, question):
-            # The long way waits for the socket, or meets the error again and explains it.
+        elif not outbox.begin(channel, data, wire, question) and not question.ended:
+            # The long way waits for the socket, or meets the error again and explains it. What left before it may have
+            # closed the endpoint, though.
             self._registry.unsend(question)
             self._registry.end(question, None)
             return None

@@ -36,7 +36,7 @@ from udpguard.core.address import (
     Wire,
     peer_of,
 )
-from udpguard.core.correlation import Book
+from udpguard.core.correlation import Book, TransactionId, checked_transaction
 from udpguard.core.explain import TimeoutFacts, explain
 from udpguard.core.gate import Gate
 from udpguard.core.options import Limits, check_hook
@@ -105,6 +105,8 @@ class Guard:
         self._timer: asyncio.Handle | None = None
         self.timer_at = math.inf
         self._pumping = False
+        self._behind: list[Channel] = []
+        """The sockets that are still to be caught up with before anything expires."""
         self._foremost: Entry | None = None
         """Who waited for the sockets and has its turn now."""
         self._open = 0
@@ -184,6 +186,8 @@ class Guard:
         if transaction is not None and book.correlator is None:
             raise ValueError("transaction=… needs a correlator to find it in replies: pass correlate=…")
         check_hook("accept", accept)
+        if isinstance(book.correlator, TransactionId) and transaction is not None:
+            transaction = checked_transaction(transaction)
         tokens = Sources(reply_from, socket.if_nametoindex).tokens(wire)
         registry = self.registry
         more = Details(accept) if accept is not None or len(tokens) > 1 else None
@@ -365,15 +369,15 @@ class Guard:
     def _on_timer(self) -> None:
         self._timer = None
         self.outbox.begin_turn()
-        caught_up = True
+        if not self._behind:
+            self._behind = list(self.channels)
         try:
             # A reply that lies in the socket already is in time, however late the loop gets to read it.
-            for channel in self.channels:
-                caught_up &= channel.catch_up()
+            self._behind = [channel for channel in self._behind if not channel.catch_up()]
         finally:
             if self.closed or self._timer is not None or self.loop is None:
                 pass
-            elif caught_up:
+            elif not self._behind:
                 now = self.clock()
                 self._fall_due(now, now - self.timer_at)
             else:  # others have their turn, then it goes on
@@ -381,6 +385,7 @@ class Guard:
 
     def _fall_due(self, now: float, stalled: float) -> None:
         """End what is due at that time, and take the steps that are."""
+        self._behind = []
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # As many leave with one call; a turn that asks more often sends in between, so that the first peers need not wait.
 _TOGETHER: Final = 64
+# So long after the first was posted, deadlines are looked at.
+_LONG_TURN: Final = 0.005
 _BUSY: Final = UdpGuardError()
 # A turn that takes longer is treated as several.
 _TURN: Final = 0.001
@@ -93,13 +95,15 @@ class Outbox:
         self.begin_turn()
 
     def _flush(self) -> None:
-        filled, self._filled = self._filled, []
-        for channel in filled:
+        while self._filled:
+            channel = self._filled.pop(0)
             posted, channel.posted = channel.posted, Posted()
             self._send_all(channel, posted)
 
     def _send_all(self, channel: Channel, posted: Posted) -> None:
         now = self._guard.clock()
+        if now - posted.entries[0].began > _LONG_TURN:  # somebody blocked the loop, perhaps past deadlines
+            posted = self._without_given_up(posted)
         for entry in posted.entries:
             entry.sent_at = now
             if entry.ended or cast("asyncio.Future[object]", entry.future).done():
@@ -108,13 +112,16 @@ class Outbox:
         self._send_each(channel, posted.datas, posted.wires, posted.entries)
 
     def _without_given_up(self, posted: Posted) -> Posted:
-        """What is left to be sent: some callers gave up in the meantime, though perhaps nobody noticed yet."""
-        left = Posted()
+        """What is left to be sent: some callers gave up in the meantime, or time did, though nobody noticed yet."""
+        left, now = Posted(), self._guard.clock()
         for data, wire, entry in zip(posted.datas, posted.wires, posted.entries, strict=True):
             if entry.ended or self._guard.is_abandoned(entry):
                 self._guard.registry.unsend(entry)
+            elif entry.deadline <= now:
+                self._guard.registry.unsend(entry)
+                self._guard.registry.extend(entry, Details(asks=True))
             else:
-                entry.sent_at = self._guard.clock()
+                entry.sent_at = now
                 left.datas.append(data)
                 left.wires.append(wire)
                 left.entries.append(entry)

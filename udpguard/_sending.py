@@ -23,7 +23,7 @@ def checked_data(data: object, *, what: str = "data") -> bytes:
     Raises:
         TypeError: It is not bytes-like.
     """
-    if isinstance(data, bytes):
+    if type(data) is bytes:  # a derived class may lie about its length
         return data
     try:
         return memoryview(cast("Buffer", data)).tobytes()

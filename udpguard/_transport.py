@@ -358,8 +358,9 @@ class UdpTransport(asyncio.DatagramTransport):
         self._over = self._closing = True
         self.dropped()
         if not self._loop.is_closed():
-            self._loop.remove_reader(self._fd)
-            self._loop.remove_writer(self._fd)
+            if self._sock.fileno() == self._fd:  # else somebody closed it, and the number may be another's
+                self._loop.remove_reader(self._fd)
+                self._loop.remove_writer(self._fd)
             self._loop.call_soon(self._protocol.connection_lost, error)
         self._sock.close()
 

@@ -217,6 +217,8 @@ def test_a_network_is_searched_for_once(monkeypatch: pytest.MonkeyPatch) -> None
     everyone = [wire(f"192.0.{number}.1", 7) for number in range(10)]
     for address in everyone:
         log.add(b"", address, 1.0)
+    for _ in range(20):  # so often that it is worth while
+        log.resembling([], 0.0)
     for since in (0.0, 1.0, 1.5):
         found = log.covered([(24, b"\xc0\0\2\0"), everyone[5], b"\xc0\0\7\1"], since)
         assert set(found) == ({everyone[2], everyone[5], everyone[7]} if since < 1.5 else set())
@@ -226,10 +228,46 @@ def test_a_network_is_searched_for_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(looked) == 21, "the log has changed"
 
 
-def test_the_index_is_made_once_for_many_questions() -> None:
+def test_an_index_is_shared_where_many_ask() -> None:
     log = Passers()
-    log.add(b"", SERVER, 1.0)
-    first = log._index()
-    assert log._index() is first
-    log.add(b"", SERVER, 1.0)
-    assert log._index() is not first
+    for number in range(100):
+        log.add(b"", SERVER, float(number))
+    first = log._since(0.0)
+    assert log._since(0.0) is first
+    assert log._since(50.0) is first
+    log.add(b"", SERVER, 100.0)
+    assert log.covered([SERVER], 0.0) == {SERVER: (101, b"")}, "the log has changed"
+
+
+def test_a_few_who_ask_beside_a_trickle_look_at_little() -> None:
+    # One stranger between any two time-outs made an index of 512 for each of them.
+    log = Passers()
+    for number in range(2_000):
+        log.add(b"", SERVER, float(number))
+        index = log._since(number - 1.5)
+        assert sum(len(times) for times, _ in index._times.values()) <= 4
+        assert log.covered([SERVER], number - 1.5) == {SERVER: (min(number + 1, 2), b"")}
+    many = [log._since(1_998.0) for _ in range(20)]
+    assert many[-1] is many[-2], "for many one is made"
+
+
+def test_under_a_flood_an_index_may_be_a_little_old() -> None:
+    log = Passers()
+    made = set()
+    for number in range(10_000):
+        log.add(b"", SERVER, number * 1e-5)
+        made.add(id(log._since(0.0)))
+    assert len(made) <= 80, "64 of a few each, and one each 50 ms"
+    assert log.covered([SERVER], 0.0)
+
+
+def test_who_is_asked_for_in_vain_is_not_remembered() -> None:
+    # A scan of hosts that are all dead left a place for each of them.
+    log = Passers()
+    for number in range(1_000):
+        assert log.covered([wire(f"192.0.2.{number % 250}", 1 + number), (24, bytes([number % 250, 0, 0]))], 0.0) == {}
+        if number == 500:
+            log.add(b"", SERVER, 1.0)
+    index = log._since(0.0)
+    assert len(index._by_token) < 10
+    assert len(index._networks) <= 64

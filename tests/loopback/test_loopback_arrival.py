@@ -149,6 +149,59 @@ async def test_a_clock_that_is_set_spoils_no_round_trip(
         assert 0.0 <= reply.rtt <= longest
 
 
+@stamped
+async def test_a_clock_that_is_set_back_while_the_loop_is_blocked_costs_no_reply(
+    server: Answerer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = time.time
+    async with opened() as endpoint:
+        task = ask(endpoint, server, b"x", 0.1)
+        await turns(2)
+        server.block_until_answered(1)
+        blocked(0.2)
+        monkeypatch.setattr(time, "time", lambda: real() - 3600.0)
+        assert (await task).data == b"x"
+
+
+@stamped
+@pytest.mark.parametrize(("option", "value"), [(35, 0), (29, 1)], ids=["off", "SO_TIMESTAMP"])
+async def test_a_socket_whose_stamps_the_user_changes_spoils_no_other(
+    server: Answerer, option: int, value: int
+) -> None:
+    async with opened() as spoiled, opened() as endpoint:
+        sock: Any = spoiled._guard.channels[0].get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, option, value)
+        for _ in range(3):
+            assert (await spoiled.exchange(server.addr, b"x", timeout=30.0)).data == b"x"
+            reply = await endpoint.exchange(server.addr, b"x", timeout=30.0)
+            assert reply.rtt is not None
+            assert reply.rtt > 0.0
+        server.answered = threading.Semaphore(0)
+        short = ask(endpoint, server, b"late", 0.05)
+        await turns(3)
+        blocked(0.1)
+        server.late.set()
+        server.block_until_answered(1)
+        with pytest.raises(udpguard.ReplyTimeoutError):
+            await short
+
+
+async def test_an_endpoint_whose_socket_somebody_closed_leaves_its_number_to_others(
+    server: Answerer,
+) -> None:
+    old = await udpguard.open_endpoint(("127.0.0.1", 0))
+    sock: Any = old._guard.channels[0].get_extra_info("socket")
+    loop = asyncio.get_running_loop()
+    loop.remove_reader(sock.fileno())  # else the loop itself mixes the two up
+    number = sock.fileno()
+    sock.close()
+    async with udpguard.open_endpoint(("127.0.0.1", 0)) as endpoint:
+        assert endpoint._guard.channels[0].get_extra_info("socket").fileno() == number  # type: ignore[attr-defined]
+        old.close()
+        await old.wait_closed()
+        assert await endpoint.request(server.addr, b"x", timeout=5.0) == b"x"
+
+
 async def test_others_have_their_turn_while_a_backlog_is_caught_up(
     server: Answerer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -326,10 +326,121 @@ async def test_a_transaction_that_can_not_be_hashed_leaves_nothing() -> None:
         def __hash__(self) -> int:
             raise RuntimeError
 
-    guard, _, client = made(TransactionId(0, 2))
+    class Any2(Correlator):
+        def request_key(self, data: bytes) -> Hashable:
+            return data
+
+        def reply_key(self, data: bytes) -> Hashable:
+            return data
+
+    guard, _, client = made(Any2())
     with pytest.raises(RuntimeError):
         client.expect(at(1), transaction=Unhashable())
     assert_nothing_left(guard)
+
+
+async def test_a_transaction_that_no_reply_can_have_is_refused() -> None:
+    # One that compared as it liked once made the replies beside it disappear.
+    class Odd:
+        def __hash__(self) -> int:
+            return hash(b"\0\1")
+
+        def __eq__(self, other: object) -> bool:
+            raise ValueError
+
+    guard, _, client = made(TransactionId(0, 2))
+    for transaction in (Odd(), 1, "12"):
+        with pytest.raises(TypeError, match="must be the id's bytes"):
+            client.expect(at(1), transaction=transaction)
+    assert_nothing_left(guard)
+
+
+async def test_a_key_that_closes_the_endpoint_when_it_is_compared_fails_its_request() -> None:
+    closing: list[bool] = []
+
+    class Key:
+        def __hash__(self) -> int:
+            return 1
+
+        def __eq__(self, other: object) -> bool:
+            if closing:
+                guard.close()
+            return self is other
+
+    class Keys(Correlator):
+        def request_key(self, data: bytes) -> Hashable:
+            return Key()
+
+        def reply_key(self, data: bytes) -> None:
+            return None
+
+    guard, _, client = made(Keys())
+    first = start(client.request(at(1), b"1"))
+    await turns()
+    closing.append(True)
+    with pytest.raises(udpguard.EndpointClosedError):
+        await client.request(at(1), b"2")
+    with pytest.raises(udpguard.EndpointClosedError):
+        await first
+    assert guard.statistics().pending == 0
+
+
+async def test_payloads_that_lie_about_their_length_are_sent_as_they_are() -> None:
+    class Liar(bytes):
+        def __len__(self) -> int:
+            return 2
+
+    guard, channel, client = made()
+    tasks = [start(client.request(at(port), Liar(b"12345"))) for port in (1, 2, 3)]
+    await turns()
+    assert [(type(data), data) for data, _ in channel.sent] == [(bytes, b"12345")] * 3
+    guard.receive([(b"x", wire(port)) for port in (1, 2, 3)])
+    assert await asyncio.gather(*tasks) == [b"x"] * 3
+    assert_nothing_left(guard)
+
+
+async def test_what_was_posted_does_not_leave_after_its_deadline() -> None:
+    # A turn that blocks longer than the time-out: an answer could only be late, and might be taken for another's.
+    guard, channel, client = made()
+    now = 0.0
+    real = guard.clock
+    guard.clock = lambda: real() + now
+    tasks = [start(client.request(at(port), b"x", timeout=0.05)) for port in (1, 2, 3)]
+
+    async def blocks() -> None:
+        nonlocal now
+        now = 0.1
+
+    tasks.append(start(blocks()))
+    await turns()
+    assert [port for _, port in channel.sent] == [1]
+    outcomes = await asyncio.gather(*tasks[:3], return_exceptions=True)
+    assert [getattr(outcome, "attempts", None) for outcome in outcomes] == [1, 0, 0]
+    assert guard.statistics().sent == 1
+    assert_nothing_left(guard)
+
+
+async def test_two_sockets_that_are_never_empty_keep_nothing_from_its_deadline() -> None:
+    # The one that had read enough began anew while the other was not done, and so for ever.
+    guard, channel, client = made()
+
+    class Flooded:
+        def __init__(self, calls: int) -> None:
+            self.calls = self.most = calls
+
+        def catch_up(self) -> bool:
+            self.calls -= 1
+            if self.calls:
+                return False
+            self.calls = self.most
+            return True
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(channel, name)
+
+    guard.channels[:] = [Flooded(2), Flooded(3)]  # type: ignore[list-item]
+    with pytest.raises(udpguard.ReplyTimeoutError):
+        await asyncio.wait_for(client.request(at(1), b"x", timeout=0.01), 5.0)
 
 
 async def test_an_endless_wait_is_no_step_to_remember() -> None:

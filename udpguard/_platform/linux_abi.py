@@ -9,6 +9,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import socket
+import struct
+import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -18,6 +21,10 @@ MSG_TRUNC: Final = 0x20
 SO_TIMESTAMPNS: Final = 35
 CMSG_TIMESPEC: Final = 32
 """The room that a control message with a `struct timespec` takes where a long has 64 bits (`man 3 cmsg`)."""
+STAMP_KIND: Final = int.from_bytes(struct.pack("=ii", socket.SOL_SOCKET, SO_TIMESTAMPNS), sys.byteorder)
+"""Its level and type, read as one number."""
+KIND_AT: Final = 8
+"""Where these begin in it."""
 TIMESPEC_AT: Final = 16
 """Where the timespec begins in it: seconds and nanoseconds, 64 bits each."""
 

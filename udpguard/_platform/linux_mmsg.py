@@ -28,11 +28,13 @@ from typing_extensions import override
 
 from udpguard._platform.linux_abi import (
     CMSG_TIMESPEC,
+    KIND_AT,
     MSG_DONTWAIT,
     MSG_TRUNC,
     SO_TIMESTAMPNS,
     SOCKADDR_IN,
     SOCKADDR_IN6,
+    STAMP_KIND,
     TIMESPEC_AT,
     Functions,
     Iovec,
@@ -127,6 +129,11 @@ def _buffers_of(owner: Hashable) -> Buffers:
     return buffers
 
 
+def _field(words: memoryview, at: int) -> memoryview:
+    """One field of each header, to be read and written, by where it begins in the first."""
+    return words[at // words.itemsize :: ctypes.sizeof(Mmsghdr) // words.itemsize]
+
+
 def _stamps(sock: socket.socket) -> bool:
     """Have the kernel tell when each datagram arrived; whether it does."""
     if ctypes.sizeof(ctypes.c_long) != 8:  # there the stamps are of another layout
@@ -159,12 +166,15 @@ class MmsgBackend(PortableBackend):
         "_glue",
         "_heads_in",
         "_heads_out",
+        "_kinds",
         "_lengths",
         "_longest",
         "_nanoseconds",
         "_recvmmsg",
+        "_rooms",
         "_seconds",
         "_sendmmsg",
+        "_size",
         "_stamped",
     )
 
@@ -180,11 +190,11 @@ class MmsgBackend(PortableBackend):
         self._glue: bytes = bytes(size - end) + (_FAMILY4 if ipv4 else _FAMILY6)
         """What lies between two wires in an array of sockaddrs."""
         self._bounds = buffers.bounds[ipv4]
-        self._stamped: bool = _stamps(sock)
-        heads = (buffers.heads_stamped if self._stamped else buffers.heads_in)[size]
-        self._heads_in: int = ctypes.addressof(heads)
+        self._size = size
+        self._use(stamped=_stamps(sock))
         self._heads_out: int = ctypes.addressof(buffers.heads_out[size])
         stamps = memoryview(buffers.controls).cast("q")
+        self._kinds: memoryview = stamps[KIND_AT // 8 :: CMSG_TIMESPEC // 8]
         self._seconds: memoryview = stamps[TIMESPEC_AT // 8 :: CMSG_TIMESPEC // 8]
         self._nanoseconds: memoryview = stamps[TIMESPEC_AT // 8 + 1 :: CMSG_TIMESPEC // 8]
         self._count = 0
@@ -192,9 +202,15 @@ class MmsgBackend(PortableBackend):
         """How old the datagrams that were read last can be at the most."""
         self._empty_at: float = time.monotonic()
         """When the socket was last seen empty: nothing that is read can be older."""
-        words = memoryview(heads).cast("B").cast("I")
-        self._lengths: memoryview = words[Mmsghdr.msg_len.offset // 4 :: ctypes.sizeof(Mmsghdr) // 4]
         self._probe()
+
+    def _use(self, *, stamped: bool) -> None:
+        """Receive with room for stamps or without."""
+        self._stamped: bool = stamped
+        heads = (self._buffers.heads_stamped if stamped else self._buffers.heads_in)[self._size]
+        self._heads_in: int = ctypes.addressof(heads)
+        self._rooms: memoryview = _field(memoryview(heads).cast("B").cast(_WORD), Msghdr.msg_controllen.offset)
+        self._lengths: memoryview = _field(memoryview(heads).cast("B").cast("I"), Mmsghdr.msg_len.offset)
 
     def _probe(self) -> None:
         """Try both: a sandbox may forbid what the kernel has."""
@@ -213,26 +229,40 @@ class MmsgBackend(PortableBackend):
             if error.errno in (errno.EAGAIN, errno.EINTR):
                 return []
             raise error
+        lengths = self._lengths
+        if self._stamped and self._rooms[0] != CMSG_TIMESPEC:
+            self._lose_stamps()
         now = time.monotonic()
         self._count, self._longest = count, now - self._empty_at
         if count < most:
             self._empty_at = now
         payloads, names = self._buffers.payloads, self._buffers.names
         if count == 1:
-            batch = [(payloads[: self._lengths[0]], names[2 : self._bounds[0][2]])]
+            batch = [(payloads[: lengths[0]], names[2 : self._bounds[0][2]])]
         else:
-            sizes = self._lengths[:count].tolist()
+            sizes = lengths[:count].tolist()
             batch = [
                 (payloads[begin : begin + size], names[name:end])
                 for size, (begin, name, end) in zip(sizes, self._bounds, strict=False)
             ]
         return [(data, unmapped(wire)) for data, wire in batch] if self._dual else batch
 
+    def _lose_stamps(self) -> None:
+        """The kernel gave no stamps: the user has turned them off for this socket.
+
+        It wrote that there are none where the room for them was told, which others share.
+        """
+        for slot in range(SLOTS):
+            self._rooms[slot] = CMSG_TIMESPEC
+        self._use(stamped=False)
+
     @override
     def ages(self, *, exactly: bool) -> list[float] | None:
         if not self._stamped:
             return None
         today, seconds, nanoseconds = time.time(), self._seconds, self._nanoseconds
+        if self._kinds[0] != STAMP_KIND:  # the user has set the socket to stamps of another kind
+            return None
         if not exactly and 0.0 <= today - seconds[0] - nanoseconds[0] * 1e-9 < _JUST_NOW:
             return []  # it came first, and the others later
         count = self._count
@@ -240,9 +270,10 @@ class MmsgBackend(PortableBackend):
             today - second - nanosecond * 1e-9
             for second, nanosecond in zip(seconds[:count].tolist(), nanoseconds[:count].tolist(), strict=True)
         ]
-        if min(ages) < 0.0 or max(ages) > self._longest:  # somebody set the clock
-            ages = [min(max(age, 0.0), self._longest) for age in ages]
-        return ages
+        if min(ages) < -_JUST_NOW:  # somebody set the clock back: nobody knows
+            return None
+        longest = self._longest
+        return [min(max(age, 0.0), longest) for age in ages] if max(ages) > longest or min(ages) < 0.0 else ages
 
     @override
     def send_many(self, datas: list[bytes], wires: list[Wire]) -> int:

@@ -177,6 +177,17 @@ def checked_id(key: object) -> bytes:
     return key
 
 
+def checked_transaction(transaction: object) -> bytes:
+    """A key that a `TransactionId` can find.
+
+    Raises:
+        TypeError: It is not bytes.
+    """
+    if not isinstance(transaction, bytes):
+        raise TypeError(f"transaction must be the id's bytes, as they stand in the reply, not {shown(transaction)}")
+    return memoryview(transaction).tobytes()  # not one of a class that compares in its own way
+
+
 def check_correlator(correlate: object) -> Correlator | None:
     """Refuse what is no correlator.
 

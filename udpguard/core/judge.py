@@ -32,7 +32,8 @@ class Judge(Ledger):
         """Give a datagram that arrived at that time its verdict, whatever it may be."""
         try:
             if self._shapes.any or (len(wire) == IPV6_WIRE and has_scope(wire)):
-                reason = self._judge(data, wire, self._covering(wire), None, now, settled)
+                covering = self._covering(wire)
+                reason = self._judge(data, wire, covering, None, now, settled) if covering else Reason.UNKNOWN_PEER
             else:
                 source = self._sources.get(wire)
                 reason = Reason.UNKNOWN_PEER if source is None else self._judge_plain(data, wire, source, now, settled)

@@ -284,12 +284,14 @@ class Ledger:
             self.woken.append(more)
 
     def _drop_slot(self, entry: Entry, slot: Slot, mark: Mark | None) -> None:
-        source = self._sources[slot[0]]
+        if slot[2] is not None:
+            self._pending.pop(slot, None)
+        source = self._sources.get(slot[0])
+        if source is None:  # everything was closed while a foreign key was compared
+            return
         source.drop_live(slot[1])
         if slot[2] is None:
             source.remove_keyless(entry)
-        else:
-            self._pending.pop(slot, None)
         if is_wide(slot[0]):
             self._shapes.remove(slot[0], mark[1] if mark is not None else entry.began)
         if mark is not None:

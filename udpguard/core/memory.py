@@ -5,6 +5,7 @@ Both are bounded, and neither costs a pending request anything.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
@@ -71,6 +72,11 @@ def _short(slot: Slot) -> Slot | Token:
 _LATEST: Final = 512
 _SAMPLE: Final = 64
 _MOST_TOLD: Final = 8
+_FEW: Final = 64
+_FEW_TIMES: Final = 8
+# In seconds: how old an index may be under a flood, and how far out of order what came by two sockets may be.
+_FLOOD_AGE: Final = 0.05
+_DISORDER: Final = 1.0
 
 Passed = tuple[float, Wire, bytes]
 """When a datagram came, from where, and its first bytes."""
@@ -79,35 +85,96 @@ Passed = tuple[float, Wire, bytes]
 class Passers:
     """The latest datagrams that were not delivered: a bounded log, read only when a request times out."""
 
-    __slots__ = ("_by_port", "_by_token", "_log", "_times")
+    __slots__ = ("_asked", "_built_at", "_index", "_is_current", "_log")
 
     def __init__(self, size: int = _LATEST) -> None:
         self._log: deque[Passed] = deque(maxlen=size)
-        self._times: dict[Wire, tuple[list[float], bytes]] | None = None
-        self._by_port: dict[bytes, list[Wire]] = {}
-        self._by_token: dict[Token, list[Wire]] = {}
+        self._index = _Index(())
+        self._is_current = True
+        self._built_at = -math.inf
+        self._asked = 0
+        """How often it was asked since the latest datagram."""
 
     def add(self, data: bytes, wire: Wire, now: float) -> None:
         """Note a datagram."""
         self._log.append((now, wire, data[:_SAMPLE]))
-        self._times = None
+        self._is_current = False
+        self._asked = 0
 
     def covered(self, tokens: Iterable[Token], since: float) -> dict[Wire, tuple[int, bytes]]:
         """What came since then from these sources: how many from whom, and the latest one's first bytes."""
-        index = self._index()
-        found: dict[Wire, None] = {}
-        for token in tokens:
-            wires = self._by_token.get(token)
-            if wires is None:
-                # A network; everything narrower or wider was indexed.
-                wires = [wire for wire in index if covers(token, wire)] if isinstance(token, tuple) else []
-                self._by_token[token] = wires[:_MOST_TOLD]
-            found.update(dict.fromkeys(wires[:_MOST_TOLD]))
-        return self._counted(found, since)
+        return self._since(since).covered(tokens, since)
 
     def resembling(self, wires: Iterable[Wire], since: float) -> dict[Wire, tuple[int, bytes]]:
         """The same of those who share the host or the port of one of these; the latest eight of each."""
-        self._index()
+        return self._since(since).resembling(wires, since)
+
+    def _since(self, since: float) -> _Index:
+        """An index of what came since then, at least.
+
+        That of the whole log takes half a millisecond. Many requests that time out together share it; for a few it is
+        made of what came while they waited, if that is little; and in a flood it may be 50 ms old.
+        """
+        if self._is_current:
+            return self._index
+        recent: list[Passed] = []
+        for one in reversed(self._log):
+            if one[0] < since - _DISORDER or len(recent) > _FEW:
+                break
+            recent.append(one)
+        if not recent:
+            return _NOTHING
+        self._asked += 1
+        if len(recent) <= _FEW:
+            if self._asked <= _FEW_TIMES:
+                return _Index(reversed(recent))
+        elif recent[0][0] - self._built_at < _FLOOD_AGE:
+            return self._index
+        self._index = _Index(self._log)
+        self._is_current = True
+        self._built_at = recent[0][0]
+        return self._index
+
+
+class _Index:
+    """Datagrams by where they came from, the latest first."""
+
+    __slots__ = ("_by_port", "_by_token", "_networks", "_times")
+
+    def __init__(self, log: Iterable[Passed]) -> None:
+        times: dict[Wire, tuple[list[float], bytes]] = {}
+        for when, wire, sample in log:
+            earlier = times.get(wire)
+            stamps = [] if earlier is None else earlier[0]
+            stamps.append(when)
+            times[wire] = (stamps, sample)
+        self._times = dict(sorted(times.items(), key=lambda item: -item[1][0][-1]))
+        self._by_port: dict[bytes, list[Wire]] = {}
+        self._by_token: dict[Token, list[Wire]] = {}
+        self._networks: dict[Token, list[Wire]] = {}
+        for wire in self._times:
+            self._by_port.setdefault(wire[:2], []).append(wire)
+            for token in dict.fromkeys((*plain_tokens(wire), ANYWHERE)):
+                self._by_token.setdefault(token, []).append(wire)
+
+    def covered(self, tokens: Iterable[Token], since: float) -> dict[Wire, tuple[int, bytes]]:
+        """See `Passers.covered`."""
+        found: dict[Wire, None] = {}
+        for token in tokens:
+            wires = self._in_network(token) if isinstance(token, tuple) else self._by_token.get(token, [])
+            found.update(dict.fromkeys(wires[:_MOST_TOLD]))
+        return self._counted(found, since)
+
+    def _in_network(self, network: tuple[int, bytes]) -> list[Wire]:
+        wires = self._networks.get(network)
+        if wires is None:
+            if len(self._networks) >= _FEW:
+                self._networks.clear()
+            wires = self._networks[network] = [wire for wire in self._times if covers(network, wire)][:_MOST_TOLD]
+        return wires
+
+    def resembling(self, wires: Iterable[Wire], since: float) -> dict[Wire, tuple[int, bytes]]:
+        """See `Passers.resembling`."""
         found: dict[Wire, None] = {}
         for wire in wires:
             found.update(dict.fromkeys(self._by_token.get(host_token(wire), ())[:_MOST_TOLD]))
@@ -115,30 +182,13 @@ class Passers:
         return self._counted(found, since)
 
     def _counted(self, wires: Iterable[Wire], since: float) -> dict[Wire, tuple[int, bytes]]:
-        index = self._index()
         counts: dict[Wire, tuple[int, bytes]] = {}
         for wire in wires:
-            times, sample = index[wire]
+            times, sample = self._times[wire]
             count = len(times) - bisect_left(times, since)
             if count:
                 counts[wire] = (count, sample)
         return counts
 
-    def _index(self) -> dict[Wire, tuple[list[float], bytes]]:
-        """The log by source, made once for all the requests that time out together."""
-        if self._times is not None:
-            return self._times
-        times: dict[Wire, tuple[list[float], bytes]] = {}
-        for when, wire, sample in self._log:
-            earlier = times.get(wire)
-            stamps = [] if earlier is None else earlier[0]
-            stamps.append(when)
-            times[wire] = (stamps, sample)
-        self._by_port, self._by_token = {}, {}
-        times = dict(sorted(times.items(), key=lambda item: -item[1][0][-1]))  # the latest first
-        for wire in times:
-            self._by_port.setdefault(wire[:2], []).append(wire)
-            for token in dict.fromkeys((*plain_tokens(wire), ANYWHERE)):
-                self._by_token.setdefault(token, []).append(wire)
-        self._times = times
-        return times
+
+_NOTHING: Final = _Index(())

@@ -272,13 +272,18 @@ class Source(Gate[Entry]):
     def _know(self, book: Book) -> None:
         """Remember that replies from here may carry keys of this book; of books nobody needs but a few."""
         if self.books and self.live_by_book is None:
-            self.live_by_book = {self.books[0].number: self.live - 1}
+            self.live_by_book = {self.books[0].number: self.live - 1 - self._of_nobody()}
         books = [*self.books, book]
         if len(books) > _MOST_BOOKS:
             books = [known for known in books if known is book or self._needs(known)]
             self.live_by_book = {known.number: self._count(known) for known in books}
             self.pools = {n: pool for n, pool in (self.pools or {}).items() if n in self.live_by_book}
         self.books = tuple(sorted(books, key=lambda known: known.rank))
+
+    def _of_nobody(self) -> int:
+        """How many are pending here in nobody's book."""
+        keyless = (self.keyless,) if isinstance(self.keyless, Entry) else self.keyless or ()
+        return sum(entry.slot is not None and entry.slot[1] == 0 for entry in keyless)
 
     def _count(self, book: Book) -> int:
         return 0 if self.live_by_book is None else self.live_by_book.get(book.number, 0)
