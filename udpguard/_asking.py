@@ -52,6 +52,7 @@ class Asker:
             DuplicateTransactionError: Its transaction id is pending for this peer already.
             EndpointClosedError: The endpoint was closed.
             RuntimeError: It belongs to another event loop.
+            TypeError: The time-out is no number; ValueError: it is not positive. What the correlator raises, too.
         """
         guard = self._guard
         loop = guard.loop

@@ -76,7 +76,8 @@ def open_endpoint(
         TypeError: An argument is of the wrong type.
         ValueError: An argument makes no sense, or `sock` is not a bound, unconnected UDP socket.
         InvalidAddressError: `local_addr` is malformed.
-        OSError: On awaiting: the address can't be bound to.
+        OSError: On awaiting: the address can't be bound to. (ValueError, too: UDPGUARD_BACKEND in the environment is
+            neither "auto" nor "portable".)
     """
     if family not in (socket.AF_UNSPEC, socket.AF_INET, socket.AF_INET6):
         raise ValueError(f"family must be socket.AF_INET, AF_INET6 or AF_UNSPEC (both), not {family!r}")

@@ -103,7 +103,8 @@ class Guard:
         self._hook = on_unexpected
         self._hook_failed = False
         self._timer: asyncio.Handle | None = None
-        self.timer_at = math.inf
+        self.timer_at: float = math.inf
+        """When something is due next, on the loop's clock."""
         self._pumping = False
         self._behind: list[Channel] = []
         """The sockets that are still to be caught up with before anything expires."""

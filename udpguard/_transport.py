@@ -158,7 +158,7 @@ class UdpTransport(asyncio.DatagramTransport):
             self._behind = self.get_extra_info("receive_buffer") // _SMALLEST
         stop = time.monotonic() + _DRAIN_SECONDS
         while self._drain(_BATCH) == _BATCH:
-            self._behind -= _BATCH
+            self._behind -= _BATCH  # an error counts as much, so that a socket that has nothing else ends this too
             if self._behind <= 0:  # what the buffer held has been read: the rest came since
                 return True
             if time.monotonic() >= stop:
@@ -174,9 +174,9 @@ class UdpTransport(asyncio.DatagramTransport):
         except OSError as error:
             if error.errno in (errno.EBADF, errno.ENOTSOCK):
                 self._end(error)
-            else:
-                self._protocol.error_received(error)
-            return 0
+                return 0
+            self._protocol.error_received(error)
+            return most  # there may be more behind it
         if batch:
             self._deliver(batch, self._backend.ages)
         return len(batch)
@@ -190,7 +190,8 @@ class UdpTransport(asyncio.DatagramTransport):
     @override
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Tell another protocol from now on."""
-        assert isinstance(protocol, asyncio.DatagramProtocol)
+        if not isinstance(protocol, asyncio.DatagramProtocol):
+            raise TypeError(f"protocol must be an asyncio.DatagramProtocol, not {protocol!r}")
         self._protocol = protocol
         batched: Deliver | None = getattr(protocol, "batch_received", None)
         self._deliver = self._deliver_each if batched is None else batched
@@ -202,7 +203,15 @@ class UdpTransport(asyncio.DatagramTransport):
 
     def _deliver_each(self, batch: list[tuple[bytes, Wire]], _ages: Ages) -> None:
         for data, wire in batch:
-            self._protocol.datagram_received(data, cast("tuple[str, int]", sockaddr_of(wire)))
+            if self._closing:
+                return
+            try:
+                self._protocol.datagram_received(data, cast("tuple[str, int]", sockaddr_of(wire)))
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # it must not cost the others of the batch
+                context = {"message": "Exception in datagram_received", "exception": error, "protocol": self._protocol}
+                self._loop.call_exception_handler(context)
 
     # --------------------------------------------------------------------------------------------- writing
 
@@ -257,7 +266,7 @@ class UdpTransport(asyncio.DatagramTransport):
             self._protocol.error_received(error)
             return
         self._queue.append((payload, wire))
-        self._queued += len(payload)
+        self._queued += len(payload) or 1  # they need room, too
         if self._queued > self._high:
             self._pause()
 
@@ -298,7 +307,7 @@ class UdpTransport(asyncio.DatagramTransport):
                 self._protocol.error_received(error)
             if self._queue:  # unless the protocol had enough, and aborted
                 self._queue.popleft()
-                self._queued -= len(data)
+                self._queued -= len(data) or 1
 
     def _pause(self) -> None:
         if not self._paused:
@@ -306,7 +315,7 @@ class UdpTransport(asyncio.DatagramTransport):
             self._protocol.pause_writing()
 
     def get_write_buffer_size(self) -> int:
-        """The bytes that are queued."""
+        """The bytes that are queued; a datagram of none counts as one."""
         return self._queued
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
@@ -326,6 +335,8 @@ class UdpTransport(asyncio.DatagramTransport):
         if not high >= low >= 0:
             raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
         self._high, self._low = high, low
+        if self._queued > high:
+            self._pause()
 
     # --------------------------------------------------------------------------------------------- closing
 

@@ -12,6 +12,7 @@ from loopback_kit import Crowd, Server, echo, opened, turns, until
 
 import udpguard
 from udpguard._transport import UdpTransport
+from udpguard.core.address import wire_of_source
 
 
 class Plain(asyncio.DatagramProtocol):
@@ -111,6 +112,46 @@ async def test_ipv6_sources_are_told_as_asyncio_does() -> None:
         await until(lambda: len(protocol.calls) == 2)
         assert protocol.calls[0] == ("data", b"x", ("::1", server.port, 0, 0))
     await gone(transport, protocol)
+
+
+@pytest.mark.parametrize("raises", [True, False])
+async def test_what_a_protocol_does_with_one_datagram_costs_no_other_of_its_batch(raises: bool) -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+
+    class Unruly(Plain):
+        def datagram_received(self, data: bytes, addr: Any) -> None:
+            super().datagram_received(data, addr)
+            if raises and data == b"0":
+                raise ValueError("no")
+            if not raises and data == b"2":
+                transport.abort()
+
+    protocol = Unruly()
+    transport = UdpTransport(asyncio.get_running_loop(), bound(), protocol)
+    await turns(2)
+    wire = wire_of_source("127.0.0.1", 7)
+    transport._deliver_each([(b"%d" % number, wire) for number in range(5)], lambda exactly: None)
+    assert [call[1] for call in protocol.of("data")] == (
+        [b"0", b"1", b"2", b"3", b"4"] if raises else [b"0", b"1", b"2"]
+    )
+    assert [str(context["exception"]) for context in told] == (["no"] if raises else [])
+    transport.abort()
+    await turns(2)
+    assert len(protocol.of("lost")) == 1
+
+
+async def test_empty_datagrams_that_wait_pause_the_protocol_too() -> None:
+    transport, protocol = await made()
+    backend = Scripted(transport)
+    backend.blocked = True
+    transport.set_write_buffer_limits(high=10)
+    for _ in range(11):
+        transport.sendto(b"", ("127.0.0.1", 9))
+    assert protocol.calls == ["pause"]
+    transport.set_write_buffer_limits(high=20)
+    transport.abort()
+    await turns(2)
 
 
 async def test_empty_datagrams_both_ways() -> None:

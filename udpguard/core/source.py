@@ -33,7 +33,7 @@ class Sent(NamedTuple):
 
 
 class Details:
-    """What only some exchanges have: retransmissions, several addresses, an `accept`, an assigned id.
+    """What only some exchanges have: retransmissions, several addresses, an `accept`, a wait for the socket.
 
     The shell derives from it the exchanges that it drives.
     """

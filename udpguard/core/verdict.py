@@ -39,8 +39,9 @@ class Reply(NamedTuple):
     Attributes:
         data: The datagram's payload.
         peer: Who sent it.
-        rtt: Seconds from the send to the arrival; None where retransmission makes it ambiguous (Karn's rule,
-            RFC 6298 section 3), or where nothing was sent.
+        rtt: Seconds from the send to the arrival; None where retransmission makes it ambiguous (Karn's rule, RFC 6298
+            section 3), or where nothing was sent. On Linux it is right to half a millisecond, however late the event
+            loop gets to it; elsewhere, or with UDPGUARD_BACKEND=portable, it goes up to when the reply was read.
         attempts: How many datagrams had been sent when it came.
     """
 
