@@ -26,6 +26,8 @@ Settled: TypeAlias = tuple[Entry, bytes, Wire, float | None, int]
 class Judge(Ledger):
     """The verdicts, and the deadlines. All times are in seconds on one clock, passed in."""
 
+    interrupt: BaseException | None
+
     # ------------------------------------------------------------------------------------------ verdicts
 
     def judge(self, data: bytes, wire: Wire, now: float, settled: list[Settled]) -> None:

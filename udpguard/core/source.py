@@ -169,9 +169,9 @@ class LongEntry(Entry):
 
     def __init__(self, future: object, began: float, timeout: float, more: Details | None, *, plain: bool) -> None:
         super().__init__(future, began, timeout, more, plain=plain)
-        self.listens = False
-        self.roomy = False
-        self.ticket = 0
+        self.listens: bool = False
+        self.roomy: bool = False
+        self.ticket: int = 0
 
 
 class Question(Entry):
@@ -183,8 +183,8 @@ class Question(Entry):
 
     __slots__ = ()
 
-    listens = True
-    roomy = True
+    listens: bool = True
+    roomy: bool = True
 
 
 class AssignedQuestion(Question):
@@ -349,7 +349,7 @@ class ScopedSource(Source):
 
     __slots__ = ()
 
-    scoped = True
+    scoped: ClassVar[bool] = True
 
 
 def source_of(token: Token) -> Source:
