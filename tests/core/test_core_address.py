@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from udpguard import InvalidAddressError, Peer
+from udpguard.core import address as address_module
 from udpguard.core.address import (
     HostName,
     covers,
@@ -384,3 +385,11 @@ def test_a_peer_reads_well() -> None:
     assert Peer("2001:db8::1", 53).sockaddr == ("2001:db8::1", 53, 0, 0)
     assert Peer("fe80::1%2", 53).sockaddr == ("fe80::1", 53, 0, 2)
     assert Peer("::1", 53) == ("::1", 53)
+
+
+def test_the_wires_that_are_known_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(address_module, "_MOST_WIRES", 10)
+    monkeypatch.setattr(address_module, "known_wires", {})
+    for number in range(1, 100):
+        assert known_wire((f"192.0.2.{number}", 7)) == wire_of_source(f"192.0.2.{number}", 7)
+        assert len(address_module.known_wires) <= 10

@@ -271,3 +271,10 @@ def test_who_is_asked_for_in_vain_is_not_remembered() -> None:
     index = log._since(0.0)
     assert len(index._by_token) < 10
     assert len(index._networks) <= 64
+
+
+def test_who_asks_long_after_the_latest_gets_nothing() -> None:
+    log = Passers()
+    log.add(b"", SERVER, 1.0)
+    assert log.covered([SERVER], 10.0) == {}
+    assert log.covered([SERVER], 1.0) == {SERVER: (1, b"")}

@@ -693,3 +693,28 @@ def test_rejected_goes_before_late_without_a_key() -> None:
     assert harness.oracle.counts["rejected"] == 1
     harness.receive([(b"a", SERVER), (b"x", SERVER)], 6.0)
     assert (harness.oracle.counts["matched"], harness.oracle.counts["late"]) == (1, 1)
+
+
+@pytest.mark.parametrize("correlator", [None, TransactionId(0, 2), Words()])
+def test_what_seems_to_have_come_before_its_question_teaches_nothing(correlator: Correlator | None) -> None:
+    records = registry()
+    book = records.book(correlator)
+    key = None if correlator is None else correlator.request_key(b"ab")
+    assert records.ask("future", wire(SERVER), book, key, None, 5.0, 1.0, True)
+    [(_, _, _, rtt, attempts)] = records.receive_batch([(b"ab", wire(SERVER))], 1.5, [0.75])
+    assert (rtt, attempts) == (0.0, 1)
+    assert records.source(wire(SERVER)).statistics().srtt is None
+
+
+def test_a_question_is_counted_out_of_its_book_where_others_were_forgotten() -> None:
+    records = registry()
+    for length in range(1, 18):
+        book = records.book(TransactionId(0, length))
+        question = records.ask("future", wire(SERVER), book, bytes(length), None, 5.0, 0.0, True)
+        assert question is not None
+        if length < 17:
+            records.withdraw(question, 0.0)
+    source = records.source(wire(SERVER))
+    assert len(source.books) == 1
+    assert len(records.receive_batch([(bytes(17), wire(SERVER))], 0.5)) == 1
+    assert (source.live, source.live_by_book) == (0, {17: 0})

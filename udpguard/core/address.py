@@ -296,17 +296,7 @@ _MOST_WIRES: Final = 65_536
 
 
 def known_wire(addr: object) -> Wire | None:
-    """The wire of a plain literal `(host, port)` that can be asked; None for whatever needs a closer look."""
-    try:
-        wire = known_wires.get(addr)
-    except TypeError:  # something that can't be hashed
-        return None
-    if wire is not None and addr[1].__class__ is int:  # type: ignore[index]  # not True, nor 53.0, which equal ints
-        return wire
-    return _askable(addr)
-
-
-def _askable(addr: object) -> Wire | None:
+    """The wire of a plain literal `(host, port)` that can be asked, known from now on; None for what is not plain."""
     if not is_tuple(addr) or len(addr) != 2:
         return None
     host, port = addr
