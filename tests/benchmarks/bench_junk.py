@@ -121,10 +121,11 @@ async def _ask_until(
 
 
 async def _worker(end: float, ask: Ask, peers: Sequence[Address], numbers: itertools.count[int], tally: _Tally) -> None:
+    began = 0.0
     for peer in itertools.cycle(peers):
-        began = time.monotonic()
         if began > end:
             break
+        began = time.monotonic()  # after the check: however short the span, everybody asks at least once
         data = next(numbers).to_bytes(8, "big") + FILLER
         try:
             reply = await ask(peer, data)
