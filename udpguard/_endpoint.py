@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import socket
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from typing_extensions import Self, override
@@ -14,11 +15,11 @@ from typing_extensions import Self, override
 from udpguard._client import Client, Settings, checked_quota
 from udpguard._errors import InvalidAddressError
 from udpguard._guard import Guard, UnexpectedHook
+from udpguard._host import BoundSocket, Host, host_of, open_channel
 from udpguard._platform.portable import is_dual_stack
-from udpguard._platform.sockets import bound_socket, check_users_socket, local_wire, open_sockets, prepare
+from udpguard._platform.sockets import check_users_socket, local_wire, open_sockets, prepare
 from udpguard._protocol import GuardProtocol, literal
 from udpguard._resolve import Resolver
-from udpguard._transport import open_channel
 from udpguard.core.address import (
     IPV4_WIRE,
     Address,
@@ -147,11 +148,12 @@ class EndpointOpener:
         loop = asyncio.get_running_loop()
         guard = self._guard
         guard.bind(loop)
-        sockets = await self._sockets(loop)
+        host = host_of(loop)
+        sockets = await self._sockets(loop, host)
         try:
             local = tuple(peer_of(local_wire(sock)) for sock in sockets)
             for sock in sockets:
-                guard.add_channel(await open_channel(loop, sock, GuardProtocol.of(guard)))
+                guard.add_channel(await open_channel(loop, host, sock, GuardProtocol.of(guard)))
             await asyncio.sleep(0)  # the protocols learn of their transports
         except BaseException:
             for channel in guard.channels:
@@ -159,7 +161,7 @@ class EndpointOpener:
             for sock in sockets:
                 sock.close()
             raise
-        one_family = len(sockets) == 1 and not is_dual_stack(sockets[0])
+        one_family = len(sockets) == 1 and (self._sock is None or not is_dual_stack(self._sock))
         family = sockets[0].family if one_family else socket.AF_UNSPEC
         return Endpoint(
             guard,
@@ -170,19 +172,20 @@ class EndpointOpener:
             allow_broadcast=self._allow_broadcast,
         )
 
-    async def _sockets(self, loop: asyncio.AbstractEventLoop) -> list[socket.socket]:
+    async def _sockets(self, loop: asyncio.AbstractEventLoop, host: Host) -> Sequence[BoundSocket]:
         if self._sock is not None:
             prepare(check_users_socket(self._sock), allow_broadcast=self._allow_broadcast)
             return [self._sock]
         where = self._where
+        bind = partial(host.bind, allow_broadcast=self._allow_broadcast)
         if where is None:
-            return open_sockets(self._family, allow_broadcast=self._allow_broadcast)
+            return open_sockets(self._family, bind)
         if isinstance(where, HostName):
             found = await loop.getaddrinfo(where.host, where.port, family=self._family, type=socket.SOCK_DGRAM)
             address = found[0][4]
             where = wire_of_source(*address[:2], *address[3:])
         try:
-            return [bound_socket(sockaddr_of(where), _family_of(where), allow_broadcast=self._allow_broadcast)]
+            return [bind(sockaddr_of(where), _family_of(where))]
         except OSError as error:
             raise OSError(error.errno, f"could not bind to {peer_of(where)}: {error.strerror}") from error
 

@@ -47,11 +47,13 @@ class GuardProtocol(asyncio.DatagramProtocol):
         self._guard = Guard(limits, on_unexpected)
         self._book = self._guard.registry.book(check_correlator(correlate))
         self._drops: Drops | None = None
+        self._port = 0
 
     @classmethod
-    def of(cls, guard: Guard) -> GuardProtocol:
-        """A shell around a guard that serves other sockets as well."""
+    def of(cls, guard: Guard, port: int = 0) -> GuardProtocol:
+        """A shell around a guard that serves other sockets as well; `port` is the number of its port there."""
         protocol = cls.__new__(cls)
+        protocol._port = port
         protocol._guard = guard
         protocol._book = guard.registry.book(None)
         protocol._drops = None

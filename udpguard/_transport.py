@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import socket
 import time
 from collections import deque
@@ -25,8 +24,6 @@ from udpguard._platform.portable import PortableBackend, is_dual_stack
 from udpguard._platform.sockets import Drops
 from udpguard.core.address import IPV4_WIRE, HostName, Wire, mapped_sockaddr_of, parse, peer_of, sockaddr_of
 from udpguard.core.source import Entry
-
-logger = logging.getLogger("udpguard")
 
 # One wake-up reads at most so many datagrams, for at most so long, so that other tasks get their turn; what those who
 # are answered do takes several times as long.
@@ -435,15 +432,3 @@ class BorrowedTransport:
         """See `Channel.abort`."""
         self.dropped()
         self._transport.abort()
-
-
-async def open_channel(
-    loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: asyncio.DatagramProtocol
-) -> Channel:
-    """A transport for a socket: our own, or where the loop can't watch sockets, the loop's."""
-    try:
-        return UdpTransport(loop, sock, protocol)
-    except NotImplementedError:
-        logger.debug("%r cannot watch sockets: its own datagram transport serves", loop)
-    transport, _ = await loop.create_datagram_endpoint(lambda: protocol, sock=sock)
-    return BorrowedTransport(transport, sock)

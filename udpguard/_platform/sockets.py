@@ -8,7 +8,8 @@ import logging
 import socket
 import struct
 import sys
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from udpguard.core.address import IPV4_WIRE, Address, Wire, sockaddr_of, wire_of_source
 
@@ -23,7 +24,26 @@ _MISSING_FAMILY: Final = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.EADDR
 _EVERY_INTERFACE: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 (that is meant)
 
 
-def open_sockets(family: int, *, allow_broadcast: bool) -> list[socket.socket]:
+S = TypeVar("S", bound="Closable")
+
+
+class Closable(Protocol):
+    """What can be opened in vain."""
+
+    def getsockname(self) -> Any:
+        """Where it is bound."""
+        ...
+
+    def close(self) -> None:
+        """Close it."""
+        ...
+
+
+Bind: TypeAlias = Callable[[Address, int], S]
+"""Gives a socket bound to an address, of a family, as `bound_socket` does."""
+
+
+def open_sockets(family: int, bind: Bind[S]) -> list[S]:
     """Sockets on a random port of every interface: one of the family, or one of each the machine has.
 
     Two get the same port number where one is free in both families.
@@ -33,29 +53,27 @@ def open_sockets(family: int, *, allow_broadcast: bool) -> list[socket.socket]:
     """
     families = [socket.AF_INET, socket.AF_INET6] if family == socket.AF_UNSPEC else [socket.AddressFamily(family)]
     for _ in range(_PORT_TRIES):
-        opened, same = _open_each(families, allow_broadcast=allow_broadcast, insist=True)
+        opened, same = _open_each(families, bind, insist=True)
         if same:
             return opened
         for sock in opened:
             sock.close()
-    return _open_each(families, allow_broadcast=allow_broadcast, insist=False)[0]
+    return _open_each(families, bind, insist=False)[0]
 
 
-def _open_each(
-    families: list[socket.AddressFamily], *, allow_broadcast: bool, insist: bool
-) -> tuple[list[socket.socket], bool]:
-    opened: list[socket.socket] = []
+def _open_each(families: list[socket.AddressFamily], bind: Bind[S], *, insist: bool) -> tuple[list[S], bool]:
+    opened: list[S] = []
     missing: OSError | None = None
     port = 0
     for family in families:
         try:
-            sock = bound_socket((_EVERY_INTERFACE[family], port), family, allow_broadcast=allow_broadcast)
+            sock = bind((_EVERY_INTERFACE[family], port), family)
         except OSError as error:
             if error.errno == errno.EADDRINUSE and port:
                 if insist:
                     return opened, False
                 port = 0
-                opened.append(bound_socket((_EVERY_INTERFACE[family], 0), family, allow_broadcast=allow_broadcast))
+                opened.append(bind((_EVERY_INTERFACE[family], 0), family))
                 continue
             if error.errno not in _MISSING_FAMILY:
                 for other in opened:
@@ -170,7 +188,7 @@ def is_directed_broadcast(wire: Wire) -> bool:
     return True
 
 
-def local_wire(sock: socket.socket) -> Wire:
+def local_wire(sock: Closable) -> Wire:
     """The wire of the address a socket is bound to."""
     name = sock.getsockname()
     return wire_of_source(name[0], name[1], name[3] if len(name) > 2 else 0)

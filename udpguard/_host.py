@@ -1,0 +1,90 @@
+"""Where an endpoint's sockets come from: this machine, or a network that is simulated.
+
+A loop that has an attribute `udpguard_host` is asked for sockets there (`udpguard.testing`); every other loop has those
+of the machine. All that an endpoint does lies above this seam, so what is simulated is what ships.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from typing import Any, Protocol, cast
+
+from udpguard._platform.sockets import bound_socket
+from udpguard._transport import BorrowedTransport, Channel, UdpTransport
+from udpguard.core.address import Address
+
+logger = logging.getLogger("udpguard")
+
+
+class BoundSocket(Protocol):
+    """A socket that is bound, as far as an endpoint wants to know."""
+
+    @property
+    def family(self) -> int:
+        """AF_INET or AF_INET6."""
+        ...
+
+    def getsockname(self) -> Any:
+        """Where it is bound."""
+        ...
+
+    def close(self) -> None:
+        """Close it."""
+        ...
+
+
+class Host(Protocol):
+    """Has sockets."""
+
+    def bind(self, address: Address, family: int, *, allow_broadcast: bool) -> BoundSocket:
+        """A UDP socket bound to a literal address; port 0 stands for a free one.
+
+        Raises:
+            OSError: The family is missing (EAFNOSUPPORT), or the address is in use or not this machine's.
+        """
+        ...
+
+    def channel(
+        self, loop: asyncio.AbstractEventLoop, sock: BoundSocket, protocol: asyncio.DatagramProtocol
+    ) -> Channel:
+        """What sends and receives through a socket, and closes it in the end.
+
+        Raises:
+            NotImplementedError: The loop can't watch sockets.
+        """
+        ...
+
+
+class Machine:
+    """The machine this runs on."""
+
+    def bind(self, address: Address, family: int, *, allow_broadcast: bool) -> socket.socket:
+        """See `Host.bind`."""
+        return bound_socket(address, family, allow_broadcast=allow_broadcast)
+
+    def channel(
+        self, loop: asyncio.AbstractEventLoop, sock: BoundSocket, protocol: asyncio.DatagramProtocol
+    ) -> Channel:
+        """See `Host.channel`."""
+        return UdpTransport(loop, cast("socket.socket", sock), protocol)
+
+
+def host_of(loop: asyncio.AbstractEventLoop) -> Host:
+    """Where the sockets of a loop's endpoints come from."""
+    host: Host | None = getattr(loop, "udpguard_host", None)
+    return Machine() if host is None else host
+
+
+async def open_channel(
+    loop: asyncio.AbstractEventLoop, host: Host, sock: BoundSocket, protocol: asyncio.DatagramProtocol
+) -> Channel:
+    """A transport for a socket: our own, or where the loop can't watch sockets, the loop's."""
+    try:
+        return host.channel(loop, sock, protocol)
+    except NotImplementedError:
+        logger.debug("%r cannot watch sockets: its own datagram transport serves", loop)
+    real = cast("socket.socket", sock)
+    transport, _ = await loop.create_datagram_endpoint(lambda: protocol, sock=real)
+    return BorrowedTransport(transport, real)
