@@ -11,6 +11,7 @@ from udpguard._errors import (
     DatagramTooLargeError,
     DuplicateTransactionError,
     EndpointClosedError,
+    ForgerySuspectedError,
     InvalidAddressError,
     PeerUnreachableError,
     ReplyTimeoutError,
@@ -21,6 +22,7 @@ from udpguard._protocol import GuardProtocol
 from udpguard.core.address import Address, Peer, ReplyFrom
 from udpguard.core.correlation import Correlator, TransactionId
 from udpguard.core.options import DEFAULT, Default, Limits
+from udpguard.core.ports import Ports
 from udpguard.core.retransmission import AdaptiveRetry, Retry, RetryPolicy
 from udpguard.core.source import Accept
 from udpguard.core.statistics import PeerStatistics, Statistics
@@ -42,6 +44,7 @@ __all__ = [
     "EndpointClosedError",
     "EndpointOpener",
     "Expectation",
+    "ForgerySuspectedError",
     "GuardProtocol",
     "InvalidAddressError",
     "Limits",
@@ -50,6 +53,7 @@ __all__ = [
     "Peer",
     "PeerStatistics",
     "PeerUnreachableError",
+    "Ports",
     "Reason",
     "Reply",
     "ReplyFrom",

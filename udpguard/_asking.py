@@ -70,6 +70,10 @@ class Asker:
         channel = guard.channel4 if len(wire) == IPV4_WIRE else guard.channel6
         if channel is None:
             return None
+        port = 0
+        if guard.pool > 1:
+            port = guard.some_port()
+            channel = guard.channel_at(port, wire)
         correlator = self._correlator
         key: Hashable = None
         if correlator is not None:
@@ -85,7 +89,7 @@ class Asker:
             return None
         now = guard.clock()
         original = checked_id(key) if self._assigns and key is not None else None
-        question = self._registry.ask(loop.create_future(), wire, self._book, key, original, seconds, now, plain)
+        question = self._registry.ask(loop.create_future(), wire, self._book, key, original, seconds, now, plain, port)
         if question is None:
             return None
         if guard.closed:  # a foreign key compares as it likes

@@ -18,6 +18,7 @@ from udpguard._outgoing import Outgoing, send_now
 from udpguard._protocol import literal
 from udpguard._resolve import Answer, Resolver
 from udpguard._sending import check_size, checked_data
+from udpguard._transport import Channel
 from udpguard.core.address import (
     Address,
     HostName,
@@ -81,10 +82,11 @@ class Expectation:
     As a context manager, `with` or `async with`, it withdraws itself at the end. Never awaited, it makes no noise.
     """
 
-    def __init__(self, client: Client, wire: Wire, future: ReplyFuture) -> None:
+    def __init__(self, client: Client, wire: Wire, future: ReplyFuture, port: int) -> None:
         self._client = client
         self._wire = wire
         self._future = future
+        self._port = port
 
     def __await__(self) -> Generator[object, None, Reply]:
         """Wait for the reply.
@@ -106,7 +108,7 @@ class Expectation:
             DatagramTooLargeError: It is more than UDP, or the path, carries.
             EndpointClosedError: The endpoint was closed.
         """
-        await self._client.send(peer_of(self._wire), data)
+        await self._client._send_from(self._port, self._wire, data)
 
     @property
     def peer(self) -> Peer:
@@ -302,6 +304,7 @@ class Client:
         loop = self._guard.check_loop()
         wire = literal(addr)
         self._guard.channel_for(wire, addr)
+        port = self._guard.some_port()
         seconds = self._settings.timeout if isinstance(timeout, Default) else checked_timeout(timeout)
         future = self._guard.expect(
             loop,
@@ -311,8 +314,9 @@ class Client:
             reply_from=reply_from,
             accept=accept,
             transaction=transaction,
+            port=port,
         )
-        return Expectation(self, wire, future)
+        return Expectation(self, wire, future, port)
 
     async def send(self, addr: Address, data: Buffer) -> None:
         """Send a datagram and expect nothing; wait only while the socket takes none.
@@ -338,7 +342,14 @@ class Client:
             refusal = "255.255.255.255 is the broadcast address: open the endpoint with allow_broadcast=True"
         if refusal is not None:
             raise InvalidAddressError(refusal, address=addr)
-        channel = self._guard.channel_for(wire, addr)
+        await self._post(self._guard.channel_for(wire, addr), wire, payload)
+
+    async def _send_from(self, port: int, wire: Wire, data: Buffer) -> None:
+        """Send a datagram from one of the endpoint's own ports."""
+        self._guard.check_loop()
+        await self._post(self._guard.channel_at(port, wire), wire, checked_data(data))
+
+    async def _post(self, channel: Channel, wire: Wire, payload: bytes) -> None:
         check_size(payload, wire)
         if self._guard.takes(None) and send_now(self._guard, channel, wire, payload):
             return

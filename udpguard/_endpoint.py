@@ -7,7 +7,6 @@ import contextlib
 import socket
 import warnings
 from collections.abc import Generator, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from typing_extensions import Self, override
@@ -15,11 +14,13 @@ from typing_extensions import Self, override
 from udpguard._client import Client, Settings, checked_quota
 from udpguard._errors import InvalidAddressError
 from udpguard._guard import Guard, UnexpectedHook
-from udpguard._host import BoundSocket, Host, host_of, open_channel
+from udpguard._host import BoundSocket, host_of, open_channel
 from udpguard._platform.portable import is_dual_stack
 from udpguard._platform.sockets import check_users_socket, local_wire, open_sockets, prepare
+from udpguard._ports import Binder, PortKeeper, checked_ports
 from udpguard._protocol import GuardProtocol, literal
 from udpguard._resolve import Resolver
+from udpguard._transport import BorrowedTransport
 from udpguard.core.address import (
     IPV4_WIRE,
     Address,
@@ -34,6 +35,7 @@ from udpguard.core.address import (
 )
 from udpguard.core.correlation import Correlator, check_correlator
 from udpguard.core.options import DEFAULT, DEFAULT_TIMEOUT, Default, Limits
+from udpguard.core.ports import Ports
 from udpguard.core.retransmission import RetryPolicy
 from udpguard.core.statistics import PeerStatistics, Statistics
 
@@ -46,6 +48,7 @@ def open_endpoint(
     timeout: float | None | Default = DEFAULT,
     retry: RetryPolicy | None = None,
     correlate: Correlator | None = None,
+    ports: Ports = Ports(),  # noqa: B008 (frozen)
     limits: Limits = Limits(),  # noqa: B008 (frozen)
     allow_broadcast: bool = False,
     on_unexpected: UnexpectedHook | None = None,
@@ -65,6 +68,7 @@ def open_endpoint(
         retry: When a request is sent again; None: never. Where it is given and `timeout` is not, the deadline is the
             schedule's own end.
         correlate: What, beyond the address, ties a reply to its request.
+        ports: The local ports that requests leave from.
         limits: What may be held at once.
         allow_broadcast: Whether `send` may go to broadcast addresses (SO_BROADCAST).
         on_unexpected: Called with each datagram that was not delivered; an exception in it is logged once, counted,
@@ -91,8 +95,13 @@ def open_endpoint(
         raise InvalidAddressError(f"local_addr {local_addr!r} is not of the family given", address=local_addr)
     settings = Settings(DEFAULT_TIMEOUT, None).overridden(timeout, retry if retry is not None else DEFAULT)
     check_correlator(correlate)
-    guard = Guard(limits, on_unexpected)
+    fixed = "sock" if sock is not None else "a port in local_addr" if where is not None and _port_of(where) else None
+    guard = Guard(limits, on_unexpected, checked_ports(ports, fixed))
     return EndpointOpener(guard, where, sock, family, correlate, settings, allow_broadcast=bool(allow_broadcast))
+
+
+def _port_of(where: Wire | HostName) -> int:
+    return where.port if isinstance(where, HostName) else peer_of(where).port
 
 
 def _family_of(wire: Wire) -> socket.AddressFamily:
@@ -148,21 +157,20 @@ class EndpointOpener:
         loop = asyncio.get_running_loop()
         guard = self._guard
         guard.bind(loop)
-        host = host_of(loop)
-        sockets = await self._sockets(loop, host)
+        sockets: list[BoundSocket] = []
         try:
-            local = tuple(peer_of(local_wire(sock)) for sock in sockets)
-            for sock in sockets:
-                guard.add_channel(await open_channel(loop, host, sock, GuardProtocol.of(guard)))
+            await self._open_ports(loop, sockets)
             await asyncio.sleep(0)  # the protocols learn of their transports
+            local = tuple(peer_of(local_wire(sock)) for sock in sockets)
         except BaseException:
             for channel in guard.channels:
                 channel.abort()
             for sock in sockets:
                 sock.close()
             raise
-        one_family = len(sockets) == 1 and (self._sock is None or not is_dual_stack(self._sock))
-        family = sockets[0].family if one_family else socket.AF_UNSPEC
+        families = {sock.family for sock in sockets}
+        one_family = len(families) == 1 and (self._sock is None or not is_dual_stack(self._sock))
+        family = families.pop() if one_family else socket.AF_UNSPEC
         return Endpoint(
             guard,
             Resolver(loop, family),
@@ -172,12 +180,27 @@ class EndpointOpener:
             allow_broadcast=self._allow_broadcast,
         )
 
-    async def _sockets(self, loop: asyncio.AbstractEventLoop, host: Host) -> Sequence[BoundSocket]:
+    async def _open_ports(self, loop: asyncio.AbstractEventLoop, sockets: list[BoundSocket]) -> None:
+        """Open the endpoint's own ports; their sockets are added to the list one by one."""
+        guard, host = self._guard, host_of(loop)
+        ports = guard.registry.ports
+        assert ports is not None
+        binder = Binder(guard, host, ports, allow_broadcast=self._allow_broadcast)
+        for number in range(ports.pool):
+            own = await self._sockets(loop, binder)
+            sockets += own
+            for sock in own:
+                guard.add_channel(await open_channel(loop, host, sock, GuardProtocol.of(guard, -number)))
+        guard.pool = ports.pool
+        if any(isinstance(channel, BorrowedTransport) for channel in guard.channels):
+            guard.registry.have_no_spares()  # to open one takes several turns of such a loop
+        guard.keeper = PortKeeper(guard, host, binder, [local_wire(sock) for sock in sockets])
+
+    async def _sockets(self, loop: asyncio.AbstractEventLoop, bind: Binder) -> Sequence[BoundSocket]:
         if self._sock is not None:
             prepare(check_users_socket(self._sock), allow_broadcast=self._allow_broadcast)
             return [self._sock]
         where = self._where
-        bind = partial(host.bind, allow_broadcast=self._allow_broadcast)
         if where is None:
             return open_sockets(self._family, bind)
         if isinstance(where, HostName):

@@ -3,6 +3,7 @@
     UdpGuardError(Exception)
     ├── ReplyTimeoutError         (TimeoutError)   nobody that may answer did, in time
     ├── PeerUnreachableError      (OSError)        sending failed: no route, network down, not permitted
+    ├── ForgerySuspectedError                      more wrong keys from the right place than `Limits.near_misses`
     ├── EndpointClosedError                        the endpoint was closed before or while it waited
     ├── TooManyPendingError                        an expectation beyond `Limits.pending`
     ├── InvalidAddressError       (ValueError)     no datagram can be sent to that address, or none that is answered
@@ -101,6 +102,29 @@ class PeerUnreachableError(UdpGuardError, OSError):
         self.peer = peer
         self.errno = errno
         self.strerror = strerror
+
+
+class ForgerySuspectedError(UdpGuardError):
+    """More datagrams with a wrong transaction key came from the right place than `Limits.near_misses` allows.
+
+    Somebody may be guessing keys. It says nothing about the server, which may be well: ask again, with
+    `Ports(pool=…)` for more to guess, or over another channel (RFC 5452 section 9.2).
+
+    Attributes:
+        peer: Who was asked; of several addresses the last one tried.
+        limit: The number that was passed.
+        near_misses: What came, as far as it is remembered.
+    """
+
+    _fields = ("limit", "near_misses", "peer")
+
+    def __init__(
+        self, message: str, *, peer: Peer | None = None, limit: int = 0, near_misses: Sequence[NearMiss] = ()
+    ) -> None:
+        super().__init__(message)
+        self.peer = peer
+        self.limit = limit
+        self.near_misses: tuple[NearMiss, ...] = tuple(near_misses)
 
 
 class EndpointClosedError(UdpGuardError):

@@ -5,6 +5,7 @@ when it begins, when a name is resolved, when the time for the next attempt has 
 is free. Each time it chooses a target and tries to send; what is in its way is a gate, at which it waits:
 
     turn     without a key, requests to one source go one after the other
+    port     without a key, a local port to which no old reply may come
     quota    as many requests with a key as `in_flight_per_peer` allows
     id       a transaction id to assign
     room     one of `Limits.pending`; taken after the turn, so that a silent peer's queue takes up no room
@@ -30,6 +31,7 @@ from udpguard._errors import (
     UdpGuardError,
 )
 from udpguard._guard import Guard
+from udpguard._ports import NoPortError
 from udpguard._resolve import Answer, Resolver
 from udpguard._sending import check_size, checked_data, sending_error
 from udpguard._transport import Channel
@@ -47,6 +49,8 @@ Data: TypeAlias = bytes | Callable[[int], bytes]
 _NEXT_ADDRESS: Final = 0.25
 # An id is free by count, but callers' own ids are in the way: nobody tells when one of those ends.
 _ID_AGAIN: Final = 0.05
+# While all spare ports are in use, the endpoint's own may have become clean.
+_PORT_AGAIN: Final = 1.0
 
 
 class Quota:
@@ -77,13 +81,28 @@ class Quota:
 class Target:
     """One address that is asked."""
 
-    __slots__ = ("channel", "failed", "gates", "kept", "original", "payload", "peer", "place", "sent", "slots", "wire")
+    __slots__ = (
+        "channel",
+        "failed",
+        "gates",
+        "kept",
+        "original",
+        "payload",
+        "peer",
+        "place",
+        "port",
+        "sent",
+        "slots",
+        "wire",
+    )
 
     def __init__(self, wire: Wire, place: int, channel: Channel, peer: Source) -> None:
         self.wire = wire
         self.place = place
         """Where it stands in the caller's list."""
         self.channel = channel
+        self.port: int | None = None
+        """The number of the port it leaves from, once that is known."""
         self.peer = peer
         self.sent = 0
         self.failed = 0
@@ -102,13 +121,21 @@ class _BusyError(Exception):
     """A target can't be asked now; perhaps there is a gate to wait at."""
 
     def __init__(
-        self, target: Target, gate: Gate[Entry] | None, reason: str, error: UdpGuardError | None = None
+        self,
+        target: Target,
+        gate: Gate[Entry] | None,
+        reason: str,
+        error: UdpGuardError | None = None,
+        *,
+        until: float | None = None,
     ) -> None:
         super().__init__()
         self.error = error
         self.target = target
         self.gate = gate
         self.reason = reason
+        self.until = until
+        """When it can be asked, where time alone tells."""
 
 
 class _EndedError(Exception):
@@ -140,6 +167,7 @@ class Exchange(Details):
         "_guard",
         "_key",
         "_policy",
+        "_port",
         "_quota",
         "_sources",
         "_targets",
@@ -175,6 +203,8 @@ class Exchange(Details):
         self._error: BaseException | None = None
         """Why the latest of the addresses that failed did."""
         self._key: object = None
+        self._port = guard.some_port()
+        """Which of the endpoint's own ports it leaves from, where any will do."""
         self._fixed_end = True
         self._entry: Entry
 
@@ -378,9 +408,12 @@ class Exchange(Details):
         if error is not None and not self.attempts and all(one.error is not None for one in busy):
             raise error
         self.waits_for = busy[0].reason
+        if not self.attempts and self._keeps_turn(busy[0]):
+            self._wait_for_port(busy[0])
+            return
         # Those who need several places take them in one order, the same for all, and hold what they have while they
         # wait for the next: so nobody waits for each other, and nothing is passed round for ever.
-        half = next((one for one in busy if one.gate is not None and one.gate is not one.target.gates[0]), None)
+        half = next((one for one in busy if one.gate is not None and one.gate in one.target.gates[1:]), None)
         self._leave_unused(half.target.gates if half is not None and not self.attempts else ())
         if self.attempts or any(one.gate is None for one in busy):
             self._step_in(_NEXT_ADDRESS if self.attempts else _ID_AGAIN)
@@ -390,6 +423,18 @@ class Exchange(Details):
             for one in busy:
                 assert one.gate is not None
                 self._wait_at(one.gate)
+
+    def _wait_for_port(self, busy: _BusyError) -> None:
+        """Wait for a spare port, or for the old reply that is in the way, with the turn in hand."""
+        self._leave_unused(busy.target.gates)
+        if busy.gate is not None:
+            self._wait_at(busy.gate)
+            self._step_in(_PORT_AGAIN)
+            return
+        assert busy.until is not None
+        for gate in self._guard.registry.quarantine(self._sources.tokens(busy.target.wire)):
+            self._wait_at(gate)
+        self._step_in(max(busy.until - self._guard.clock(), 0.0))
 
     def _take_in_order(self, gates: list[Gate[Entry]]) -> None:
         """Take places up to the first that is not free, and wait for that."""
@@ -428,9 +473,12 @@ class Exchange(Details):
             if not self._has_room() or not self._has_socket():
                 return
             if target.payload is None:
+                self._choose_port(target, key)
                 payload = self._open_slots(target, payload, key)
             self._transmit(target, payload)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, _BusyError) and self._keeps_turn(error):
+                raise
             # The places go to others; but what it was sent for already, it must keep.
             for gate in taken:
                 if gate in self.held and gate not in target.kept:
@@ -465,7 +513,7 @@ class Exchange(Details):
             registry.counters.send_errors += 1
             raise sending_error(error, payload, target.wire) from error
         target.sent += 1
-        registry.note_sent(self._entry, target.slots, target.peer, now, target.original)
+        registry.note_sent(self._entry, target.slots, target.peer, now, target.original, target.port or 0)
         self._leave_unused()
         self._plan_next()
 
@@ -507,6 +555,35 @@ class Exchange(Details):
                 raise _BusyError(target, gate, reason)
             self.held.append(gate)
             taken.append(gate)
+
+    def _keeps_turn(self, busy: _BusyError) -> bool:
+        """Whether it keeps its turn while it waits for a port: those behind it would have to wait for one as well."""
+        return busy.reason in ("port", "quarantine") and len(self._targets) == 1
+
+    def _choose_port(self, target: Target, key: object) -> None:
+        """Choose what it leaves from, once and for all attempts at this target.
+
+        Raises:
+            _BusyError: There is none now.
+        """
+        if target.port is not None:
+            return
+        guard, registry = self._guard, self._guard.registry
+        port = self._port
+        if key is None and guard.keeper is not None and (registry.soil or registry.rotates):
+            try:
+                port = guard.keeper.choose(target.wire, self._sources.tokens(target.wire))
+            except NoPortError as error:
+                if error.until is None:
+                    raise _BusyError(target, registry.no_spare, "port") from None
+                raise _BusyError(target, None, "quarantine", until=error.until) from None
+        target.channel = guard.channel_at(port, target.wire)
+        target.port = port
+        if port > 0:
+            registry.spares.hold(port)
+            self.ports.append(port)
+            if registry.no_spare.has_queue and registry.spares.replaceable() is not None:
+                registry.wake_first(registry.no_spare)
 
     def _pool(self, target: Target) -> IdPool:
         return self._guard.registry.pool(self._sources.tokens(target.wire)[0], self._book)

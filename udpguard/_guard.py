@@ -14,12 +14,13 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from typing_extensions import override
 
 from udpguard._errors import (
     EndpointClosedError,
+    ForgerySuspectedError,
     InvalidAddressError,
     PeerUnreachableError,
     ReplyTimeoutError,
@@ -40,10 +41,14 @@ from udpguard.core.correlation import Book, TransactionId, checked_transaction
 from udpguard.core.explain import TimeoutFacts, explain
 from udpguard.core.gate import Gate
 from udpguard.core.options import Limits, check_hook
+from udpguard.core.ports import Ports
 from udpguard.core.registry import Batch, Registry
 from udpguard.core.source import Accept, Details, Entry, LongEntry
 from udpguard.core.statistics import Statistics
 from udpguard.core.verdict import Reason, Reply, Unexpected
+
+if TYPE_CHECKING:
+    from udpguard._ports import PortKeeper
 
 logger = logging.getLogger("udpguard")
 
@@ -80,19 +85,29 @@ class Guard:
     Args:
         limits: What may be held at once.
         on_unexpected: Told of each datagram that was not delivered.
+        ports: What ports there are to ask from; None where nothing is asked through it.
     """
 
-    def __init__(self, limits: Limits, on_unexpected: UnexpectedHook | None) -> None:
+    def __init__(self, limits: Limits, on_unexpected: UnexpectedHook | None, ports: Ports | None = None) -> None:
         if not isinstance(limits, Limits):
             raise TypeError(f"limits must be a udpguard.Limits, not {limits!r}")
         check_hook("on_unexpected", on_unexpected)
-        self.registry: Registry = Registry(limits, secrets.randbits)
+        self.registry: Registry = Registry(limits, secrets.randbits, ports)
         self.registry.wants_unexpected = on_unexpected is not None
         self.channels: list[Channel] = []
         self.channel4: Channel | None = None
         """What reaches IPv4 peers."""
         self.channel6: Channel | None = None
         """What reaches IPv6 peers."""
+        self.own4: list[Channel] = []
+        """What reaches IPv4 peers from the endpoint's own ports: number 0, -1, -2, …"""
+        self.own6: list[Channel] = []
+        self.pool: int = 1
+        """How many ports of its own it has."""
+        self.keeper: PortKeeper | None = None
+        """Has the spare ports, where there may be any."""
+        self._dropped_before = 0
+        """What the kernel dropped at sockets that are closed."""
         self.outbox: Outbox = Outbox(self)
         self.loop: asyncio.AbstractEventLoop | None = None
         self.clock: Callable[[], float] = time.monotonic
@@ -143,12 +158,43 @@ class Guard:
         return loop
 
     def add_channel(self, channel: Channel) -> None:
-        """Send through a socket, and close it in the end."""
+        """Send through a socket, from the next of the endpoint's own ports, and close it in the end."""
         self.channels.append(channel)
-        if self.channel4 is None and channel.carries(bytes(IPV4_WIRE)):
-            self.channel4 = channel
-        if self.channel6 is None and channel.carries(bytes(IPV6_WIRE)):
-            self.channel6 = channel
+        if channel.carries(bytes(IPV4_WIRE)):
+            self.own4.append(channel)
+            self.channel4 = self.own4[0]
+        if channel.carries(bytes(IPV6_WIRE)):
+            self.own6.append(channel)
+            self.channel6 = self.own6[0]
+
+    def drop_channel(self, channel: Channel) -> None:
+        """Close a socket that is not needed any more."""
+        self._dropped_before += channel.dropped()
+        self.channels.remove(channel)
+        channel.close()
+
+    def own_ports(self, wire: Wire) -> range:
+        """The numbers of the endpoint's own ports that reach a peer."""
+        return range(0, -len(self.own4 if len(wire) == IPV4_WIRE else self.own6), -1)
+
+    def some_port(self) -> int:
+        """The number of one of the endpoint's own ports, at random."""
+        return -self.registry.draw(self.pool) if self.pool > 1 else 0
+
+    def channel_at(self, port: int, wire: Wire) -> Channel:
+        """The socket that reaches a peer from a port.
+
+        Raises:
+            EndpointClosedError: The port was closed.
+        """
+        channel = None
+        if port <= 0:
+            channel = (self.own4 if len(wire) == IPV4_WIRE else self.own6)[-port]
+        elif self.keeper is not None:
+            channel = self.keeper.channel(port)
+        if channel is None:
+            raise EndpointClosedError("the port was closed")
+        return channel
 
     def channel_for(self, wire: Wire, address: object) -> Channel:
         """The socket that reaches a peer.
@@ -176,6 +222,7 @@ class Guard:
         reply_from: ReplyFrom,
         accept: Accept | None,
         transaction: object,
+        port: int = 0,
     ) -> ReplyFuture:
         """Begin to expect a reply that nothing is sent for here; its future withdraws it when it is cancelled.
 
@@ -194,6 +241,7 @@ class Guard:
         more = Details(accept) if accept is not None or len(tokens) > 1 else None
         future = ReplyFuture(loop=loop)
         entry = LongEntry(future, self.clock(), timeout, more, plain=False)
+        entry.port = port
         if not registry.room.enter():
             limit = registry.limits.pending
             raise TooManyPendingError(
@@ -247,8 +295,8 @@ class Guard:
 
     # ------------------------------------------------------------------------------------------- the network
 
-    def receive(self, batch: Batch, ages_of: Ages | None = None) -> None:
-        """Take what one drain of a socket read, and what tells when that arrived (`Backend.ages`)."""
+    def receive(self, batch: Batch, ages_of: Ages | None = None, port: int = 0) -> None:
+        """Take what one drain of a port's socket read, and what tells when that arrived (`Backend.ages`)."""
         if self.closed:
             return
         self.outbox.begin_turn()  # so that nothing is answered before it was asked
@@ -256,26 +304,26 @@ class Guard:
         is_due = now >= self.timer_at
         ages = None if ages_of is None else ages_of(exactly=is_due)
         if not ages:
-            self._take(batch, now, None)
+            self._take(batch, now, None, port)
             return
         arrivals = [now - age for age in ages]
         if is_due:
-            self._take_overdue(batch, now, arrivals)
+            self._take_overdue(batch, now, arrivals, port)
         else:
-            self._take(batch, now, arrivals)
+            self._take(batch, now, arrivals, port)
 
-    def _take_overdue(self, batch: Batch, now: float, arrivals: Sequence[float]) -> None:
+    def _take_overdue(self, batch: Batch, now: float, arrivals: Sequence[float], port: int) -> None:
         """Take what arrived in part after something had fallen due; the loop was blocked."""
         while batch and not self.closed:
             if arrivals[0] >= self.timer_at:
                 self._fall_due(arrivals[0], now - self.timer_at)
             end = next((i for i in range(1, len(batch)) if arrivals[i] >= self.timer_at), len(batch))
-            self._take(batch[:end], now, arrivals[:end])
+            self._take(batch[:end], now, arrivals[:end], port)
             batch, arrivals = batch[end:], arrivals[end:]
 
-    def _take(self, batch: Batch, now: float, arrivals: Sequence[float] | None) -> None:
+    def _take(self, batch: Batch, now: float, arrivals: Sequence[float] | None, port: int) -> None:
         registry = self.registry
-        settled = registry.receive_batch(batch, now, arrivals)
+        settled = registry.receive_batch(batch, now, arrivals, port)
         for entry, data, wire, rtt, attempts in settled:
             future = cast("asyncio.Future[object]", entry.future)
             if not future.done():
@@ -283,6 +331,8 @@ class Guard:
         if len(settled) > 1:
             # Each may ask again in this turn: by then, and before the socket is read again, all have.
             self.outbox.expect_more()
+        if registry.suspected:
+            self._raise_suspicion()
         try:
             if registry.unexpected:
                 self._tell()
@@ -292,6 +342,23 @@ class Guard:
         if registry.interrupt is not None:
             interrupt, registry.interrupt = registry.interrupt, None
             raise interrupt
+
+    def _raise_suspicion(self) -> None:
+        """Tell those whose request was ended since too many wrong keys came."""
+        registry = self.registry
+        suspected, registry.suspected = registry.suspected, []
+        limit = registry.limits.near_misses or 0
+        for entry in suspected:
+            token = None if entry.source is None else entry.source.token
+            peer = peer_of(token) if isinstance(token, bytes) else None
+            error = ForgerySuspectedError(
+                f"more than {limit} datagrams with a wrong transaction id came in the name of {peer} meanwhile: "
+                f"somebody may be guessing ids; ask again, with Ports(pool=…) or longer ids to make it harder",
+                peer=peer,
+                limit=limit,
+                near_misses=registry.near_misses(entry, ()),
+            )
+            settle_error(entry, error)
 
     def _tell(self) -> None:
         """Tell the hook what was not delivered, now that the registry is at rest."""
@@ -443,6 +510,8 @@ class Guard:
                 with contextlib.suppress(RuntimeError):  # a closed loop takes no calls: nobody is left to tell
                     settle_error(entry, error)
         finally:
+            if self.keeper is not None:
+                self.keeper.close()
             for channel in self.channels:
                 channel.close()
 
@@ -450,10 +519,13 @@ class Guard:
         """Count one more socket."""
         self._open += 1
 
-    def lost(self, cause: BaseException | None) -> None:
-        """Count one socket less, without which the others are closed too."""
+    def lost(self, cause: BaseException | None, port: int = 0) -> None:
+        """Count one socket less; without one of the endpoint's own the others are closed too."""
         self._open -= 1
-        self.close(cause)
+        if port <= 0:
+            self.close(cause)
+        elif self.keeper is not None:
+            self.keeper.forget(port)
         if self._open <= 0:
             closers, self._closers = self._closers, []
             for future in closers:
@@ -473,7 +545,8 @@ class Guard:
 
     def statistics(self, kernel_dropped: int = 0) -> Statistics:
         """The counters and gauges as they are; the channels tell themselves what the kernel dropped."""
-        return self.registry.statistics(kernel_dropped + sum(channel.dropped() for channel in self.channels))
+        dropped = kernel_dropped + self._dropped_before + sum(channel.dropped() for channel in self.channels)
+        return self.registry.statistics(dropped)
 
 
 def settle_error(entry: Entry, error: BaseException) -> None:

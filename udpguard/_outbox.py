@@ -213,6 +213,6 @@ class Held(Details):
         if sent:
             assert entry.source is not None
             self.waits_for = None
-            registry.note_sent(entry, entry.slots(), entry.source, now, self._original)
+            registry.note_sent(entry, entry.slots(), entry.source, now, self._original, entry.port)
         else:
             guard.wait_for_socket(entry, self)

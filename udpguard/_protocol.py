@@ -120,12 +120,12 @@ class GuardProtocol(asyncio.DatagramProtocol):
             batch: The datagrams.
             ages: Tells how many seconds ago each arrived.
         """
-        self._guard.receive(batch, ages)
+        self._guard.receive(batch, ages, self._port)
 
     @override
     def datagram_received(self, data: bytes, addr: tuple[str | object, int]) -> None:
         """Called by any transport with one datagram."""
-        self._guard.receive(((data, _wire_of_tuple(addr)),))
+        self._guard.receive(((data, _wire_of_tuple(addr)),), None, self._port)
 
     @override
     def error_received(self, exc: Exception) -> None:
@@ -148,7 +148,9 @@ class GuardProtocol(asyncio.DatagramProtocol):
         """Called by the transport when it is closed."""
         if self._drops is not None:
             self._drops.count()
-        self._guard.lost(exc)
+        if self._port > 0:
+            self._guard.resume(self)  # what a spare port held back goes on without it
+        self._guard.lost(exc, self._port)
 
 
 def _wire_of_tuple(addr: tuple[object, ...]) -> Wire:

@@ -68,7 +68,7 @@ def test_the_busiest_stranger_is_named() -> None:
          "2 datagrams came from 192.0.2.1:161 and accept raised KeyError: 'a'"),
         ({"has_accept": True, "objection": KeyError("a")}, "accept raised KeyError: 'a'"),
         ({"near_misses": [refused()]},
-         "2 datagrams came from 192.0.2.1:161 with a transaction id, and one without was expected"),
+         "2 datagrams came from 192.0.2.1:161 with a transaction id, or to the port of an earlier request"),
         ({"trouble": "no route to 192.0.2.1:161"}, "no route to 192.0.2.1:161"),
     ],
 )  # fmt: skip
@@ -99,7 +99,7 @@ def test_an_expectation_without_accept_is_not_told_of_one() -> None:
     # A client with a correlator that expects a datagram without a key: those with one are rejected.
     assert told(attempts=None, near_misses=[refused(count=1)]) == (
         "no reply from 192.0.2.1:161 in 2.0 s; 1 datagram came from 192.0.2.1:161 with a transaction id, "
-        "and one without was expected"
+        "or to the port of an earlier request"
     )
 
 

@@ -26,8 +26,8 @@ def slot(number: int) -> Slot:
 def test_what_ended_is_remembered_for_two_minutes() -> None:
     ended = Ended()
     assert ended.reason(slot(1), 0.0) is None
-    ended.add(slot(1), (Reason.DUPLICATE, 1000.0))
-    ended.add(slot(2), (Reason.LATE, 1000.0))
+    ended.add(slot(1), (Reason.DUPLICATE, 1000.0, 0))
+    ended.add(slot(2), (Reason.LATE, 1000.0, 0))
     assert ended.reason(slot(1), 1000.0) is Reason.DUPLICATE
     assert ended.reason(slot(2), 1120.0) is Reason.LATE
     assert ended.reason(slot(2), 1120.25) is None
@@ -37,8 +37,8 @@ def test_what_ended_is_remembered_for_two_minutes() -> None:
 
 def test_the_latest_end_counts() -> None:
     ended = Ended()
-    ended.add(slot(1), (Reason.DUPLICATE, 1000.0))
-    ended.add(slot(1), (Reason.LATE, 1130.0))
+    ended.add(slot(1), (Reason.DUPLICATE, 1000.0, 0))
+    ended.add(slot(1), (Reason.LATE, 1130.0, 0))
     assert ended.reason(slot(1), 1140.0) is Reason.LATE
     ended.clear()
     assert len(ended) == 0
@@ -48,7 +48,7 @@ def test_the_latest_end_counts() -> None:
 def test_it_is_bounded() -> None:
     ended = Ended()
     for number in range(200_000):
-        ended.add(slot(number), (Reason.LATE, 1000.0))
+        ended.add(slot(number), (Reason.LATE, 1000.0, 0))
         if number % 10_000 == 0:
             assert len(ended) <= 65_536
     assert len(ended) <= 65_536
@@ -61,7 +61,7 @@ def test_what_ended_agrees_with_a_plain_dictionary(steps: list[tuple[int, bool, 
     for number, answered, seconds in steps:
         now += seconds
         reason = Reason.DUPLICATE if answered else Reason.LATE
-        ended.add(slot(number), (reason, now))
+        ended.add(slot(number), (reason, now, 0))
         plain[number] = (reason, now)
         for other in range(10):
             mark = plain.get(other)
@@ -71,9 +71,9 @@ def test_what_ended_agrees_with_a_plain_dictionary(steps: list[tuple[int, bool, 
 
 def test_what_is_old_is_dropped_without_a_search() -> None:
     ended = Ended()
-    ended.add(slot(1), (Reason.LATE, 1000.0))
-    ended.add(slot(2), (Reason.LATE, 1121.0))
-    ended.add(slot(3), (Reason.LATE, 1242.0))
+    ended.add(slot(1), (Reason.LATE, 1000.0, 0))
+    ended.add(slot(2), (Reason.LATE, 1121.0, 0))
+    ended.add(slot(3), (Reason.LATE, 1242.0, 0))
     assert slot(1) not in ended
     assert slot(2) in ended
 

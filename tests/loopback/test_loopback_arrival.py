@@ -217,10 +217,10 @@ async def test_others_have_their_turn_while_a_backlog_is_caught_up(
         seen: list[int] = []
         real = guard.receive
 
-        def receive(batch: Any, ages: Any) -> None:
+        def receive(batch: Any, ages: Any, port: int) -> None:
             seen.append(len(batch))
             loop.call_soon(seen.append, 0)
-            real(batch, ages)
+            real(batch, ages, port)
 
         guard.receive = receive  # type: ignore[method-assign]
         guard._on_timer()

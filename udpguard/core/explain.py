@@ -18,6 +18,10 @@ WAITED_FOR: Final = {
     "a correlator they go one after the other; pass correlate=… if the protocol has transaction ids",
     "quota": "it waited for its turn all the time: as many requests as in_flight_per_peer allows are still pending",
     "id": "it waited for a transaction id all the time: all of them are in use with this peer",
+    "port": "it waited for a local port all the time: late replies to earlier requests may still come to each of them, "
+    "and all spare ones are in use; raise Ports(spares=…), or pass correlate=… if the protocol has transaction ids",
+    "quarantine": "it waited all the time for the late reply to an earlier request, which would look like its own: "
+    "pass correlate=… if there are transaction ids, let the endpoint choose its port, or set Ports(quarantine=0)",
     "room": "it waited for room all the time: as many requests as Limits(pending=…) allows are still pending",
     "socket": "it waited to be sent all the time: the socket's send buffer stayed full",
 }
@@ -116,7 +120,7 @@ def _refusal(facts: TimeoutFacts, refused: Sequence[NearMiss]) -> str:
     if facts.has_accept and not facts.has_key:
         return f"{_came(refused)} and accept refused {_them(refused)}"
     if not facts.has_accept:
-        return f"{_came(refused)} with a transaction id, and one without was expected"
+        return f"{_came(refused)} with a transaction id, or to the port of an earlier request"
     return f"{_came(refused)} and had another transaction id, or accept refused {_them(refused)}"
 
 

@@ -30,15 +30,16 @@ class Judge(Ledger):
 
     # ------------------------------------------------------------------------------------------ verdicts
 
-    def judge(self, data: bytes, wire: Wire, now: float, settled: list[Settled]) -> None:
-        """Give a datagram that arrived at that time its verdict, whatever it may be."""
+    def judge(self, data: bytes, wire: Wire, now: float, port: int, settled: list[Settled]) -> None:
+        """Give a datagram that arrived at that time, at that port, its verdict, whatever it may be."""
+        offer = _Offer(data, wire, now, port, settled)
         try:
             if self._shapes.any or (len(wire) == IPV6_WIRE and has_scope(wire)):
                 covering = self._covering(wire)
-                reason = self._judge(data, wire, covering, None, now, settled) if covering else Reason.UNKNOWN_PEER
+                reason = self._judge(offer, covering, None) if covering else Reason.UNKNOWN_PEER
             else:
                 source = self._sources.get(wire)
-                reason = Reason.UNKNOWN_PEER if source is None else self._judge_plain(data, wire, source, now, settled)
+                reason = Reason.UNKNOWN_PEER if source is None else self._judge_plain(offer, source)
         except BaseException as error:  # foreign keys compare, and foreign answers show themselves, as they like
             self.counters.hook_errors += 1
             reason = Reason.REJECTED
@@ -49,23 +50,22 @@ class Judge(Ledger):
         else:
             self._count(reason, data, wire, now)
 
-    def _judge_plain(
-        self, data: bytes, wire: Wire, source: Source, now: float, settled: list[Settled]
-    ) -> Reason | None:
+    def _judge_plain(self, offer: _Offer, source: Source) -> Reason | None:
         """The verdict where only this peer's own record can cover it; none that `_judge` would not give as well."""
         books = source.books
         keys: list[tuple[int, object]] | None = None
         if len(books) == 1:
-            number, key = books[0].number, self._key(books[0], data)
+            number, key = books[0].number, self._key(books[0], offer.data)
             keys = [(number, key)]
-            entry = self._pending.get((wire, number, key)) if key is not None else None
-            if entry is not None and entry.more is None:
-                self._answer(entry, data, wire, now, settled)
+            entry = self._pending.get((offer.wire, number, key)) if key is not None else None
+            if entry is not None and entry.more is None and entry.port == offer.port:
+                self._answer(entry, offer)
                 return None
-        return self._judge(data, wire, [source], keys, now, settled)
+        return self._judge(offer, [source], keys)
 
-    def _answer(self, entry: Entry, data: bytes, wire: Wire, now: float, settled: list[Settled]) -> None:
+    def _answer(self, entry: Entry, offer: _Offer) -> None:
         """Settle an exchange without extras."""
+        data, now = offer.data, offer.now
         rtt: float | None = None
         if entry.source is not None:
             entry.source.matched += 1
@@ -76,7 +76,7 @@ class Judge(Ledger):
         if entry.assigned is not None:
             data = entry.assigned.pool.correlator.restored(data, entry.assigned.original)
         self.end(entry, (Reason.DUPLICATE, now))
-        settled.append((entry, data, wire, rtt, 0 if rtt is None else 1))
+        offer.settled.append((entry, data, offer.wire, rtt, 0 if rtt is None else 1))
 
     def _count(self, reason: Reason, data: bytes, wire: Wire, now: float) -> None:
         counters = self.counters
@@ -93,19 +93,10 @@ class Judge(Ledger):
         if self.wants_unexpected:
             self.unexpected.append(Unexpected(data, peer_of(wire), reason))
 
-    def _judge(
-        self,
-        data: bytes,
-        wire: Wire,
-        sources: list[Source],
-        keys: list[tuple[int, object]] | None,
-        now: float,
-        settled: list[Settled],
-    ) -> Reason | None:
+    def _judge(self, offer: _Offer, sources: list[Source], keys: list[tuple[int, object]] | None) -> Reason | None:
         """The verdict on a datagram that these sources, the most specific first, may cover; None: matched."""
         if keys is None:
-            keys = self._keys(sources, data)
-        offer = _Offer(data, wire, now, settled)
+            keys = self._keys(sources, offer.data)
         # 1: by key, what is pending
         for source in sources:
             for number, key in keys:
@@ -118,7 +109,7 @@ class Judge(Ledger):
         for source in sources:
             for number, key in keys:
                 if key is not None:
-                    reason = self._ended.reason((source.token, number, key), now)
+                    reason = self._ended.reason((source.token, number, key), offer.now, offer.port)
                     if reason is not None:
                         return reason
         return self._judge_keyless(offer, sources, [0] + [number for number, key in keys if key is None])
@@ -134,16 +125,26 @@ class Judge(Ledger):
         if offer.refused:
             return Reason.REJECTED
         # 4: something pending covers it
-        for source in sources:
-            if source.live:
-                return Reason.REJECTED
+        if any(source.live for source in sources):
+            if self.suspicion is not None:
+                self._suspect(self.suspicion.note([source.token for source in sources if source.live]), offer.now)
+            return Reason.REJECTED
         # 5: without a key, what is over
         for source in sources:
             for number in numbers:
-                reason = self._ended.reason((source.token, number, None), offer.now)
-                if reason is not None:
-                    return reason
+                slot = (source.token, number, None)
+                mark = self._ended.mark(slot, offer.now, offer.port)
+                if mark is not None:
+                    self.note_old_reply(slot, mark)
+                    return mark[0]
         return Reason.UNKNOWN_PEER
+
+    def _suspect(self, entries: Iterable[Entry], now: float) -> None:
+        """End those for whom too many wrong keys have come."""
+        for entry in entries:
+            self.counters.suspected += 1
+            self.end(entry, (Reason.LATE, now))
+            self.suspected.append(entry)
 
     def _covering(self, wire: Wire) -> list[Source]:
         """The records of all the sources that a datagram may belong to, the most specific first."""
@@ -179,11 +180,15 @@ class Judge(Ledger):
         """Offer a datagram to an exchange in whose slot it falls; whether that settles what becomes of it."""
         more, now = entry.more, offer.now
         if more is None:
-            self._answer(entry, offer.data, offer.wire, now, offer.settled)
+            if entry.port != offer.port:
+                return False
+            self._answer(entry, offer)
             return True
         sent = more.sends.get(slot)
         if sent is None and more.asks:
             return False  # it waits for the socket: what comes before the question is no answer
+        if offer.port not in ((entry.port,) if sent is None else sent.ports):
+            return False
         if entry in offer.refused:
             return False
         data, rtt, peer = offer.data, None, entry.source
@@ -196,7 +201,7 @@ class Judge(Ledger):
         if more.accept is not None:
             decision = self._ask(more, Reply(data, peer_of(offer.wire), rtt, more.attempts))
             if entry.ended:  # accept itself cancelled it, or closed the endpoint
-                offer.reason = self._ended.reason(slot, now) or Reason.REJECTED
+                offer.reason = self._ended.reason(slot, now, offer.port) or Reason.REJECTED
                 return True
             if decision is Decision.REFUSE:
                 offer.refused.add(entry)
@@ -274,6 +279,7 @@ class Judge(Ledger):
             self.end(entry, (Reason.LATE, now))
         self._sources.clear()
         self._ended.clear()
+        self.soil.clear()
         self.timetable.clear()
         self.woken.clear()
         return list(entries)
@@ -282,12 +288,13 @@ class Judge(Ledger):
 class _Offer:
     """A datagram on its way through the registry."""
 
-    __slots__ = ("data", "now", "reason", "refused", "settled", "wire")
+    __slots__ = ("data", "now", "port", "reason", "refused", "settled", "wire")
 
-    def __init__(self, data: bytes, wire: Wire, now: float, settled: list[Settled]) -> None:
+    def __init__(self, data: bytes, wire: Wire, now: float, port: int, settled: list[Settled]) -> None:
         self.data = data
         self.wire = wire
         self.now = now
+        self.port = port
         self.settled = settled
         self.refused: set[Entry] = set()
         """Those whose `accept` refused it; each is asked once, in however many of its slots the datagram falls."""

@@ -16,21 +16,37 @@ from udpguard.core.gate import Gate
 from udpguard.core.ids import IdPool, RandomBits
 from udpguard.core.memory import Ended, Mark, Passers
 from udpguard.core.options import Limits
+from udpguard.core.ports import Ports, Soil, Spares
 from udpguard.core.shapes import Shapes, is_wide
 from udpguard.core.source import AssignedQuestion, Details, Entry, LongEntry, Sent, Source, source_of
 from udpguard.core.statistics import Counters, Statistics
+from udpguard.core.suspicion import Suspicion
 from udpguard.core.timetable import Timetable
 from udpguard.core.verdict import Reason, Unexpected
 
 # As many as there are exchanges to be remembered: a late reply finds the record of its peer.
 _IDLE_SOURCES: Final = 65_536
+# Gates of which nobody knows whether anybody still waits there.
+_MOST_QUARANTINED: Final = 1_024
 
 
 class Ledger:
     """The records of one endpoint. All times are in seconds on one clock, passed in."""
 
-    def __init__(self, limits: Limits, random_bits: RandomBits) -> None:
+    def __init__(self, limits: Limits, random_bits: RandomBits, ports: Ports | None = None) -> None:
         self.limits = limits
+        self.ports: Ports | None = ports
+        """What ports there are to choose from; None where nothing is asked through it."""
+        self.suspicion: Suspicion | None = None if limits.near_misses is None else Suspicion(limits.near_misses)
+        self.suspected: list[Entry] = []
+        """Those that were ended since too many wrong keys came; their callers are to be told."""
+        self.rotates: bool = ports is not None and ports.rotate
+        self.soil: Soil = Soil()
+        self.spares: Spares = Spares(0 if ports is None else ports.spares)
+        self.no_spare: Gate[Entry] = Gate(0)
+        """Those who wait until a spare port is idle stand at this gate."""
+        self._quarantine: dict[Token, Gate[Entry]] = {}
+        """Those who wait for an old reply from a source, or for its quarantine to end, stand at its gate."""
         self.counters: Counters = Counters()
         self.timetable: Timetable[Entry, Details] = Timetable()
         self.wants_unexpected = False
@@ -149,9 +165,12 @@ class Ledger:
             entry.listens = True
             self._listening += 1
             self.waiting.discard(entry)
-        for slot in slots:
-            if slot not in own:
-                self._add_slot(entry, slot, book)
+        fresh = [slot for slot in slots if slot not in own]
+        for slot in fresh:
+            self._add_slot(entry, slot, book)
+        if self.suspicion is not None and key is not None:
+            known = {slot[0] for slot in own if slot[2] is not None}
+            self.suspicion.watch(entry, [slot[0] for slot in fresh if slot[0] not in known])
         return slots
 
     def _check_rivals(
@@ -219,12 +238,13 @@ class Ledger:
         self.end(entry, (Reason.LATE, now))
         return True
 
-    def end(self, entry: Entry, mark: Mark | None, *, expired: bool = False) -> None:
+    def end(self, entry: Entry, how: tuple[Reason, float] | None, *, expired: bool = False) -> None:
         """End an exchange, whatever the reason, and remember it for a while; None: nothing was sent, so forget it.
 
         One that expired was taken out of the timetable already.
         """
         entry.ended = True
+        mark = self._note_end(entry, how)
         if entry.timeout != math.inf and not expired:
             self.timetable.drop()
         if entry.roomy:
@@ -246,6 +266,8 @@ class Ledger:
             self._leave(entry.source)
 
     def _end_details(self, entry: Entry, more: Details) -> None:
+        if more.woken and self.no_spare.has_queue:  # perhaps for a spare port, which is another's now
+            self.wake_first(self.no_spare)
         self.timetable.drop_step(more)
         self.held.discard(entry)
         for slot in more.assigned:
@@ -254,6 +276,9 @@ class Ledger:
         for gate in more.held:
             self._leave(gate)
         more.held.clear()
+        for port in more.ports:
+            if self.spares.release(port, self._latest):
+                self.wake_first(self.no_spare)
 
     def _release_id(self, slot: Slot) -> None:
         pools = self._sources[slot[0]].pools
@@ -294,15 +319,20 @@ class Ledger:
             source.remove_keyless(entry)
         if is_wide(slot[0]):
             self._shapes.remove(slot[0], mark[1] if mark is not None else entry.began)
-        if mark is not None:
-            self._ended.add(slot, mark)
+        if mark is None:
+            return
+        sent = None if entry.more is None else entry.more.sends.get(slot)
+        for port in (mark[2],) if sent is None else sent.ports:
+            self._ended.add(slot, (mark[0], mark[1], port))
 
     def turn(self, token: Token) -> Gate[Entry]:
         """The gate at which those who ask without a key wait for their turn with a source."""
         return self.source(token)
 
-    def note_sent(self, entry: Entry, slots: Iterable[Slot], peer: Source, now: float, original: bytes | None) -> None:
-        """Take note that a datagram of this exchange left, which replies in these slots answer."""
+    def note_sent(
+        self, entry: Entry, slots: Iterable[Slot], peer: Source, now: float, original: bytes | None, port: int = 0
+    ) -> None:
+        """Take note that a datagram of this exchange left, from a port, which replies in these slots answer."""
         self.held.discard(entry)
         self.counters.sent += 1
         peer.sent += 1
@@ -319,7 +349,90 @@ class Ledger:
             more.asked.append(peer)
         for slot in slots:
             earlier = more.sends.get(slot)
-            more.sends[slot] = Sent(now, 1 if earlier is None else earlier.times + 1, peer, original)
+            if earlier is None:
+                more.sends[slot] = Sent(now, 1, peer, original, (port,))
+            else:
+                ports = earlier.ports if port in earlier.ports else (*earlier.ports, port)
+                more.sends[slot] = Sent(now, earlier.times + 1, peer, original, ports)
+
+    # -------------------------------------------------------------------------------------------- old replies
+
+    def have_no_spares(self) -> None:
+        """Do without spare ports, and without changing ports: there is a quarantine instead."""
+        self.spares.limit = 0
+        self.rotates = self.rotates and self.ports is not None and self.ports.pool > 1
+
+    def may_use(self, port: int, tokens: Sequence[Token], asked: Wire, now: float) -> bool:
+        """Whether a request without a key to this peer may leave from one of the endpoint's own ports."""
+        if not self.soil:
+            return True
+        covering = self._covering_tokens(asked)
+        if self.spares.limit:
+            return self.soil.is_clean(port, tokens, covering, now)
+        return self.soil.blocked_until(port, tokens, covering) <= now
+
+    def is_clean(self, port: int, tokens: Sequence[Token], asked: Wire, now: float) -> bool:
+        """Whether no old reply may come there that such a request would take for its own."""
+        return not self.soil or self.soil.is_clean(port, tokens, self._covering_tokens(asked), now)
+
+    def blocked_until(self, port: int, tokens: Sequence[Token], asked: Wire) -> float:
+        """When such a request may leave from there, where there is no other port."""
+        return self.soil.blocked_until(port, tokens, self._covering_tokens(asked))
+
+    def _note_end(self, entry: Entry, how: tuple[Reason, float] | None) -> Mark | None:
+        if how is None:
+            return None
+        mark = (*how, entry.port)
+        self._note_soil(entry, mark)
+        return mark
+
+    def _note_soil(self, entry: Entry, mark: Mark) -> None:
+        """Take note of the replies that may still come to an exchange without a key that has ended."""
+        slot = entry.slot
+        if self.ports is None or slot is None or slot[2] is not None:
+            return
+        answered = mark[0] is not Reason.LATE
+        more, peer = entry.more, entry.source
+        if more is None or not more.asks:
+            if (not answered or self.rotates) and peer is not None:
+                sent_at = mark[1] if entry.sent_at is None else entry.sent_at
+                self._soil(slot[0], peer.token, entry.port, mark[1], sent_at, int(not answered))
+        elif more.attempts > answered or self.rotates:
+            for (token, _, key), sent in more.sends.items():
+                if key is None:
+                    owed = sent.times - (answered and len(more.sends) == 1)
+                    for port in sent.ports:
+                        self._soil(token, sent.peer.token, port, mark[1], sent.at, owed)
+
+    def _soil(self, token: Token, asked: Token, port: int, now: float, sent_at: float, owed: int) -> None:
+        assert self.ports is not None
+        self.soil.add(token, asked, port, now, until=sent_at + self.ports.quarantine, owed=owed)
+
+    def note_old_reply(self, slot: Slot, mark: Mark) -> None:
+        """Take note of a datagram without a key that belongs to an exchange which has ended like this."""
+        if self.ports is None:
+            return
+        token, port = slot[0], mark[2]
+        if mark[0] is Reason.LATE:
+            self.soil.settle(token, port)
+        else:
+            self._soil(token, token, port, self._latest, mark[1], 0)
+        gate = self._quarantine.pop(token, None)
+        while gate is not None and gate.has_queue:
+            self.wake_first(gate)
+
+    def quarantine(self, tokens: Iterable[Token]) -> list[Gate[Entry]]:
+        """The gates at which those wait who go on when an old reply from one of these sources has come."""
+        if len(self._quarantine) >= _MOST_QUARANTINED:
+            self._quarantine = {token: gate for token, gate in self._quarantine.items() if gate.has_queue}
+        return [self._quarantine.setdefault(token, Gate(0)) for token in tokens]
+
+    def wake_first(self, gate: Gate[Entry]) -> None:
+        """Let the first go on that waits at a gate which has no places to give."""
+        first = gate.first()
+        if first is not None and first.more is not None:
+            first.more.queued.remove(gate)
+            self.wake(first.more)
 
     def statistics(self, kernel_dropped: int = 0) -> Statistics:
         """The counters and gauges as they are."""

@@ -19,8 +19,9 @@ REMEMBERED: Final = 120.0
 """Seconds for which an ended exchange is remembered: RFC 5080 section 2.2.2 has duplicates come two minutes late."""
 _HALF: Final = 32_768
 
-Mark = tuple[Reason, float]
-"""How an exchange ended (`DUPLICATE`: answered, `LATE`: not), and when."""
+Mark = tuple[Reason, float, int]
+"""How an exchange ended (`DUPLICATE`: answered, `LATE`: not), when, and the local port it was sent from."""
+Remembered = Slot | Token | tuple[Slot | Token, int]
 
 
 class Ended:
@@ -32,8 +33,8 @@ class Ended:
     __slots__ = ("_new", "_old", "_rotated_at")
 
     def __init__(self) -> None:
-        self._new: dict[Slot | Token, Mark] = {}
-        self._old: dict[Slot | Token, Mark] = {}
+        self._new: dict[Remembered, Mark] = {}
+        self._old: dict[Remembered, Mark] = {}
         self._rotated_at = 0.0
 
     def __len__(self) -> int:
@@ -42,21 +43,26 @@ class Ended:
     def __contains__(self, slot: object) -> bool:
         return slot in self._new or slot in self._old  # asked for slots with keys alone
 
-    def with_room(self, count: int, now: float) -> dict[Slot | Token, Mark]:
-        """Where as many may be added now: a slot and how its exchange ended, a slot of nobody's book by its token."""
+    def with_room(self, count: int, now: float) -> dict[Remembered, Mark]:
+        """Where as many may be added now: what a slot is remembered by, and how its exchange ended."""
         if len(self._new) + count > _HALF or now - self._rotated_at > REMEMBERED:
             self._old, self._new, self._rotated_at = self._new, {}, now
         return self._new
 
     def add(self, slot: Slot, mark: Mark) -> None:
         """Remember how the exchange in this slot ended."""
-        self.with_room(1, mark[1])[_short(slot)] = mark
+        self.with_room(1, mark[1])[_short(slot, mark[2])] = mark
 
-    def reason(self, slot: Slot, now: float) -> Reason | None:
-        """What a datagram in this slot is now: a duplicate, late, or nothing that is remembered."""
-        short = _short(slot)
+    def mark(self, slot: Slot, now: float, port: int) -> Mark | None:
+        """How the exchange ended that a datagram in this slot, at this port, belongs to; None: none is remembered."""
+        short = _short(slot, port)
         mark = self._new.get(short) or self._old.get(short)
-        return mark[0] if mark is not None and now - mark[1] <= REMEMBERED else None
+        return mark if mark is not None and mark[2] == port and now - mark[1] <= REMEMBERED else None
+
+    def reason(self, slot: Slot, now: float, port: int = 0) -> Reason | None:
+        """What a datagram in this slot, at this port, is now: a duplicate, late, or nothing that is remembered."""
+        mark = self.mark(slot, now, port)
+        return None if mark is None else mark[0]
 
     def clear(self) -> None:
         """Forget everything."""
@@ -64,9 +70,15 @@ class Ended:
         self._old.clear()
 
 
-def _short(slot: Slot) -> Slot | Token:
-    """What a slot is remembered by: where it has no key, in nobody's book, its token will do."""
-    return slot if slot[1] or slot[2] is not None else slot[0]
+def _short(slot: Slot, port: int) -> Remembered:
+    """What a slot is remembered by: where it has no key, in nobody's book, its token will do.
+
+    Keys are the endpoint's, whatever the port; what has none is told apart by its port.
+    """
+    if slot[2] is not None:
+        return slot
+    short: Slot | Token = slot if slot[1] else slot[0]
+    return (short, port) if port else short
 
 
 _LATEST: Final = 512

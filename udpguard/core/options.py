@@ -72,24 +72,29 @@ class Limits:
             expectation raises `TooManyPendingError`.
         in_flight_per_peer: How many requests with a transaction key may be in flight to one peer, for protocols that
             bound it (CoAP's NSTART, RFC 7252 section 4.7); the others wait. None: any number.
+        near_misses: How many datagrams from the right place with the wrong transaction key may come while a request
+            waits: one more ends it with `ForgerySuspectedError`, since somebody may be guessing keys (RFC 5452
+            section 9.2). Strangers never count. None: any number.
 
     Raises:
-        ValueError: A limit is less than one.
+        ValueError: A limit is less than one (`near_misses`: less than zero).
     """
 
     pending: int = 65_536
     in_flight_per_peer: int | None = None
+    near_misses: int | None = None
 
     def __post_init__(self) -> None:
         check_limit("pending", self.pending)
         check_limit("in_flight_per_peer", self.in_flight_per_peer)
+        check_limit("near_misses", self.near_misses, lowest=0)
 
 
-def check_limit(name: str, value: int | None) -> None:
+def check_limit(name: str, value: int | None, *, lowest: int = 1) -> None:
     """Refuse what can't be a limit."""
     if value is None and name != "pending":
         return
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an int, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, not {value}")
+    if value < lowest:
+        raise ValueError(f"{name} must be at least {lowest}, not {value}")

@@ -30,7 +30,7 @@ from udpguard.core.address import IPV4_WIRE, Wire, has_scope
 from udpguard.core.correlation import Book, Slot
 from udpguard.core.judge import Judge, Settled
 from udpguard.core.ledger import duplicate
-from udpguard.core.source import Assigned, AssignedQuestion, Question
+from udpguard.core.source import Assigned, AssignedQuestion, PortedQuestion, Question
 from udpguard.core.verdict import Reason
 
 Batch = Sequence[tuple[bytes, Wire]]
@@ -62,6 +62,7 @@ class Registry(Judge):
         timeout: float,
         now: float,
         plain: bool,  # noqa: FBT001 (by place, it costs less)
+        port: int = 0,
     ) -> Question | None:
         """Begin an exchange that asks one peer and is sent now, if nothing is in its way.
 
@@ -74,6 +75,7 @@ class Registry(Judge):
             timeout: Seconds; infinite for no deadline.
             now: When it begins.
             plain: Whether the caller wants the reply's bytes alone.
+            port: The number of the port it leaves from.
 
         Returns:
             The exchange, or None where something is in its way: nothing has changed then.
@@ -86,11 +88,16 @@ class Registry(Judge):
         room = self.room
         if room.free <= 0:
             return None
-        question = _new(Question if original is None else AssignedQuestion)
+        if not port:
+            question = _new(Question if original is None else AssignedQuestion)
+        else:
+            question = _new(PortedQuestion)
+            question.port = port
+            question.assigned = None
         question.own_slot = None
         number = book.number
         if key is None:
-            if not source.free:
+            if not source.free or self.rotates or (self.soil and not self.may_use(port, (wire,), wire, now)):
                 return None
             source.free = 0
             if number:
@@ -137,6 +144,8 @@ class Registry(Judge):
             source.live += 1
         else:
             source.add_live(book)
+        if self.suspicion is not None and key is not None:
+            self.suspicion.watch(question, (wire,))
         if timeout != _NEVER:
             timetable = self.timetable
             lane = timetable.lanes.get(timeout)
@@ -145,6 +154,10 @@ class Registry(Judge):
             else:
                 timetable.add(question)
         return question
+
+    def draw(self, count: int) -> int:
+        """An unpredictable number of 0 to `count` - 1."""
+        return int.from_bytes(self._random(8), "big") % count  # the bias is below 2**-32
 
     def _random(self, length: int) -> bytes:
         """So many unpredictable bytes; drawn ahead, since a draw costs as much for a thousand as for two."""
@@ -156,13 +169,16 @@ class Registry(Judge):
         self._pot_at = end
         return self._pot[begin:end]
 
-    def receive_batch(self, batch: Batch, now: float, arrivals: Iterable[float] | None = None) -> list[Settled]:
+    def receive_batch(
+        self, batch: Batch, now: float, arrivals: Iterable[float] | None = None, port: int = 0
+    ) -> list[Settled]:
         """Give each datagram its verdict.
 
         Args:
             batch: Payloads and sources, in the order in which they came.
             now: The time.
             arrivals: When each of them arrived; now, unless given.
+            port: The number of the port they came to.
 
         Returns:
             The exchanges that were answered, each once. What was not delivered is in `unexpected`, if anybody wants it.
@@ -170,7 +186,7 @@ class Registry(Judge):
         settled: list[Settled] = []
         sources, pending, shapes = self._sources, self._pending, self._shapes
         self.counters.received += len(batch)
-        mark = (_DUPLICATE, now)
+        mark = (_DUPLICATE, now, port)
         self._latest = now
         ended = self._ended.with_room(len(batch), now)
         answered = timed = 0
@@ -188,7 +204,12 @@ class Registry(Judge):
                     entry = source.keyless
                 elif len(books) == 1 and (end := books[0].reply_end) and len(data) >= end:
                     entry = pending.get((wire, books[0].number, data[books[0].reply_begin : end]))
-                if isinstance(entry, Question) and entry.more is None and (sent_at := entry.sent_at) is not None:
+                if (
+                    isinstance(entry, Question)
+                    and entry.more is None
+                    and (sent_at := entry.sent_at) is not None
+                    and entry.port == port
+                ):
                     answered += 1
                     timed += entry.timeout != _NEVER
                     entry.ended = True
@@ -202,7 +223,7 @@ class Registry(Judge):
                             self._leave(source)
                         else:
                             source.free = 1
-                        ended[wire] = mark
+                        ended[(wire, port) if port else wire] = mark
                     else:
                         slot = entry.own_slot
                         assert slot is not None
@@ -231,7 +252,7 @@ class Registry(Judge):
             if answered:
                 self._note_answered(answered, timed)
                 answered = timed = 0
-            self.judge(data, wire, arrived, settled)
+            self.judge(data, wire, arrived, port, settled)
             ended = self._ended.with_room(len(batch), now)
         if answered:
             self._note_answered(answered, timed)

@@ -24,12 +24,13 @@ _MOST_BOOKS: Final = 16
 
 
 class Sent(NamedTuple):
-    """What left for one slot: when last, how often, whom it asked, and the bytes that an assigned id replaced."""
+    """What left for one slot: when last, how often, to whom, the bytes that an id replaced, and from which ports."""
 
     at: float
     times: int
     peer: Source
     original: bytes | None
+    ports: tuple[int, ...]
 
 
 class Details:
@@ -49,6 +50,7 @@ class Details:
         "held",
         "label",
         "objection",
+        "ports",
         "queued",
         "sends",
         "slots",
@@ -72,6 +74,8 @@ class Details:
         """The gates in which it has a place."""
         self.queued: list[Gate[Entry]] = []
         """The gates at which it waits for one."""
+        self.ports: list[int] = []
+        """The spare ports it uses."""
         self.attempts: int = 0
         self.adapts: bool = False
         """Whether its schedule follows the peer's round-trip time: an expiry backs the time-out off (RFC 6298, 5.5)."""
@@ -125,6 +129,8 @@ class Entry:
     """The id it holds, where it has no `more`."""
     listens: bool
     """Whether it is pending in its slots."""
+    port: int
+    """The number of the local port its reply must come to, where it has no `more`."""
     roomy: bool
     """Whether it holds one of `Limits.pending`."""
     ticket: int
@@ -165,11 +171,12 @@ class Entry:
 class LongEntry(Entry):
     """Any exchange that is not a plain `Question`."""
 
-    __slots__ = ("listens", "roomy", "ticket")
+    __slots__ = ("listens", "port", "roomy", "ticket")
 
     def __init__(self, future: object, began: float, timeout: float, more: Details | None, *, plain: bool) -> None:
         super().__init__(future, began, timeout, more, plain=plain)
         self.listens: bool = False
+        self.port: int = 0
         self.roomy: bool = False
         self.ticket: int = 0
 
@@ -184,6 +191,7 @@ class Question(Entry):
     __slots__ = ()
 
     listens: bool = True
+    port: int = 0
     roomy: bool = True
 
 
@@ -191,6 +199,12 @@ class AssignedQuestion(Question):
     """A question with an id that was picked for it."""
 
     __slots__ = ("assigned",)
+
+
+class PortedQuestion(AssignedQuestion):
+    """A question, perhaps with such an id, that left from another port than the endpoint's first."""
+
+    __slots__ = ("port",)
 
 
 def assigned_id(entry: Entry) -> bytes:

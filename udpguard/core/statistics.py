@@ -22,6 +22,7 @@ class Statistics:
         retransmitted: Of these, those sent after the first of their request.
         timed_out: Requests and expectations that ended at their deadline.
         unreachable: Requests that ended because they could not be sent.
+        suspected: Requests and expectations that ended since more wrong keys came than `Limits.near_misses` allows.
         cancelled: Requests that were cancelled, and expectations that were withdrawn.
         send_errors: Sends that the operating system refused, and errors it reported of a socket.
         hook_errors: Exceptions in `on_unexpected`, `accept` and `reply_key`.
@@ -41,6 +42,7 @@ class Statistics:
     retransmitted: int = 0
     timed_out: int = 0
     unreachable: int = 0
+    suspected: int = 0
     cancelled: int = 0
     send_errors: int = 0
     hook_errors: int = 0
@@ -86,6 +88,7 @@ class Counters:
         "retransmitted",
         "send_errors",
         "sent",
+        "suspected",
         "timed_out",
         "unknown_peer",
         "unreachable",
@@ -102,6 +105,7 @@ class Counters:
         self.retransmitted: int = 0
         self.timed_out: int = 0
         self.unreachable: int = 0
+        self.suspected: int = 0
         self.cancelled: int = 0
         self.send_errors: int = 0
         self.hook_errors: int = 0

@@ -1,0 +1,238 @@
+"""The local ports of one endpoint: its own, and spare ones that are opened when needed and closed when long idle.
+
+Which port may still get an old reply, and which spare one is to be used, `core.ports` knows; here are the sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from udpguard._guard import Guard
+from udpguard._host import BoundSocket, Host
+from udpguard._protocol import GuardProtocol
+from udpguard._transport import Channel
+from udpguard.core.address import IPV4_WIRE, Address, Token, Wire, sockaddr_of
+from udpguard.core.memory import REMEMBERED
+from udpguard.core.ports import Ports
+
+logger = logging.getLogger("udpguard")
+
+# `man 7 ip`: ports that the administrator keeps for services.
+_RESERVED: Final = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
+_TAKEN: Final = (errno.EADDRINUSE, errno.EACCES)
+_RANGE_TRIES: Final = 64
+# A port that the system gives may be soiled for the very peer that needs it.
+_FRESH_TRIES: Final = 16
+
+
+class NoPortError(Exception):
+    """No port may be used now.
+
+    Attributes:
+        until: When one may; None: when a spare one is idle.
+    """
+
+    def __init__(self, until: float | None) -> None:
+        super().__init__()
+        self.until = until
+
+
+def checked_ports(ports: object, fixed: str | None) -> Ports:
+    """What ports an endpoint may have.
+
+    Args:
+        ports: What the caller gave.
+        fixed: Why it can have no port but one; None where it can.
+
+    Raises:
+        TypeError: It is no `Ports`.
+        ValueError: It needs more ports than it can have.
+    """
+    if not isinstance(ports, Ports):
+        raise TypeError(f"ports must be a udpguard.Ports, not {ports!r}")
+    if fixed is None:
+        return ports
+    if ports.pool > 1 or ports.rotate or ports.range is not None:
+        raise ValueError(f"{fixed} means one port and no other: leave it out, or Ports(pool=…, rotate=…, range=…)")
+    return replace(ports, spares=0)
+
+
+class Binder:
+    """Binds sockets: to a port of the operating system's choice, or to a random one of a range.
+
+    Args:
+        guard: Has the randomness.
+        host: Has the sockets.
+        ports: Says which range.
+        allow_broadcast: Whether they may send to broadcast addresses.
+    """
+
+    def __init__(self, guard: Guard, host: Host, ports: Ports, *, allow_broadcast: bool) -> None:
+        self._draw = guard.registry.draw
+        self._host = host
+        self._range = ports.range
+        self._allow_broadcast = allow_broadcast
+        self._reserved: frozenset[int] | None = None
+
+    def __call__(self, address: Address, family: int) -> BoundSocket:
+        """A socket bound to an address; port 0 stands for any.
+
+        Raises:
+            OSError: It can't be bound.
+        """
+        if address[1] or self._range is None:
+            return self._host.bind(address, family, allow_broadcast=self._allow_broadcast)
+        if self._reserved is None:
+            self._reserved = reserved_ports(_RESERVED)
+        lowest, highest = self._range
+        failure = OSError(errno.EADDRINUSE, f"every port tried of Ports(range={self._range}) is reserved")
+        for _ in range(_RANGE_TRIES):
+            port = lowest + self._draw(highest - lowest + 1)
+            if port in self._reserved:
+                continue
+            try:
+                chosen: Address = (address[0], port) if len(address) == 2 else (address[0], port, *address[2:])
+                return self._host.bind(chosen, family, allow_broadcast=self._allow_broadcast)
+            except OSError as error:
+                if error.errno not in _TAKEN:
+                    raise
+                failure = error
+        raise failure
+
+
+def reserved_ports(path: Path) -> frozenset[int]:
+    """The ports that the administrator keeps for services: `ip_local_reserved_ports` in `man 7 ip`."""
+    try:
+        text = path.read_text(encoding="ascii")
+        spans = [part.partition("-") for part in text.strip().split(",") if part]
+        return frozenset(port for low, _, high in spans for port in range(int(low), int(high or low) + 1))
+    except (OSError, ValueError):
+        return frozenset()
+
+
+class PortKeeper:
+    """What requests leave from.
+
+    Args:
+        guard: Whose they are.
+        host: Has the sockets.
+        binder: Binds spare ones.
+        local: Where the endpoint's own ports are bound; the spare ones are, too.
+    """
+
+    def __init__(self, guard: Guard, host: Host, binder: Binder, local: Sequence[Wire]) -> None:
+        self._guard = guard
+        self._registry = guard.registry
+        self._host = host
+        self._binder = binder
+        self._local = {len(wire) == IPV4_WIRE: sockaddr_of(b"\0\0" + wire[2:]) for wire in local}
+        self._channels: dict[int, Channel] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def channel(self, port: int) -> Channel | None:
+        """What leaves from a spare port; None where it is none, or is closed."""
+        return self._channels.get(port)
+
+    def choose(self, wire: Wire, tokens: Sequence[Token]) -> int:
+        """A port for a request without a key to this peer, whose reply may come from these sources.
+
+        Raises:
+            NoPortError: None may be used now.
+        """
+        registry, now = self._registry, self._guard.clock()
+
+        def is_clean(port: int) -> bool:
+            return registry.is_clean(port, tokens, wire, now)
+
+        own = self._guard.own_ports(wire)
+        clean = [port for port in own if is_clean(port)]
+        if clean:
+            return clean[registry.draw(len(clean))] if len(clean) > 1 else clean[0]
+        if registry.spares.limit:
+            port = registry.spares.choose(is_clean, ipv4=len(wire) == IPV4_WIRE)
+            if port is None:
+                port = self._fresh(wire, tokens, now)
+            if port is not None:
+                return port
+        return self._least_blocked(own, wire, tokens, now)
+
+    def _least_blocked(self, own: Sequence[int], wire: Wire, tokens: Sequence[Token], now: float) -> int:
+        """The one of the endpoint's own ports where an old reply is the least likely by now."""
+        until, port = min((self._registry.blocked_until(port, tokens, wire), port) for port in own)
+        if until > now:
+            raise NoPortError(until)
+        return port
+
+    def _fresh(self, wire: Wire, tokens: Sequence[Token], now: float) -> int | None:
+        """A spare port that is opened now; None where that is not possible."""
+        spares = self._registry.spares
+        if len(spares) >= spares.limit:
+            idle = spares.replaceable()
+            if idle is None:
+                raise NoPortError(None)
+            self._close(idle)
+        try:
+            return self._open(wire, tokens, now)
+        except OSError as error:
+            logger.debug("no spare port could be opened: %s", error)
+            return None
+
+    def _open(self, wire: Wire, tokens: Sequence[Token], now: float) -> int:
+        guard, loop = self._guard, self._guard.loop
+        assert loop is not None
+        ipv4 = len(wire) == IPV4_WIRE
+        address, family = self._local[ipv4], socket.AF_INET if ipv4 else socket.AF_INET6
+        refused: list[BoundSocket] = []
+        try:
+            while True:
+                sock = self._binder(address, family)
+                port: int = sock.getsockname()[1]
+                if self._registry.is_clean(port, tokens, wire, now) or len(refused) == _FRESH_TRIES:
+                    break
+                refused.append(sock)  # kept until then, so that it is not given again
+        finally:
+            for other in refused:
+                other.close()
+        try:
+            channel = self._host.channel(loop, sock, GuardProtocol.of(guard, port))
+        except BaseException:
+            sock.close()
+            raise
+        self._channels[port] = channel
+        guard.channels.append(channel)
+        self._registry.spares.add(port, now, ipv4=ipv4)
+        if self._timer is None:
+            self._timer = loop.call_later(REMEMBERED, self._tidy)
+        return port
+
+    def _close(self, port: int) -> None:
+        channel = self._channels.pop(port)
+        self._registry.spares.remove(port)
+        self._guard.drop_channel(channel)
+
+    def forget(self, port: int) -> None:
+        """Take note that the socket of a spare port is closed."""
+        if port in self._channels:
+            self._close(port)
+
+    def _tidy(self) -> None:
+        """Close what has been idle for long."""
+        self._timer = None
+        for port in self._registry.spares.long_idle(self._guard.clock()):
+            self._close(port)
+        if self._channels and self._guard.loop is not None:
+            self._timer = self._guard.loop.call_later(REMEMBERED / 2, self._tidy)
+
+    def close(self) -> None:
+        """Forget all; the guard closes the sockets."""
+        self._channels.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,245 @@
+"""Local ports: which of them may still get somebody's old reply, and which spare one to use instead.
+
+Without a key, the late reply to an earlier request looks like the answer to the next one to that peer. It can't if that
+one leaves from another port. So a port is **soiled** for a peer for a while when a reply to an earlier keyless request
+may still come to it: one that timed out, was given up, was sent more than once, or whose answer came twice.
+
+Ports are numbers: 0, -1, -2, … are the endpoint's own, a spare has that of the UDP port it is bound to, so that a port
+which is closed and comes back later is known again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from udpguard.core.address import IPV4_WIRE, IPV6_WIRE, Token, host_token, is_tuple
+from udpguard.core.memory import REMEMBERED
+
+_HALF: Final = 32_768
+_INSIDE: Final = b"@"
+"""Before a host's token: something at one of its ports."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The local ports that requests leave from.
+
+    Args:
+        pool: How many ports the endpoint has; each request leaves from a random one of them, and its reply counts only
+            there. More make a reply harder to forge by as much (RFC 5452 section 9.1).
+        spares: How many more may be open at once for requests without a transaction key to peers of which an earlier
+            reply may still come. They are opened when needed, shared by all peers, and closed when long idle. 0: none.
+        rotate: Whether the port changes after every request without a key, against duplicates that the network makes.
+        quarantine: Where the port is fixed (`sock=`, `local_addr` with a port) or there are no spares: how many seconds
+            after the last send the next request to that peer waits, unless the late reply comes before. 0: it doesn't.
+        range: The lowest and the highest port to be chosen from, by a cryptographic source, such as (1024, 65535)
+            (RFC 6056 section 3.2); None: the operating system chooses.
+
+    Raises:
+        ValueError: A number makes no sense.
+    """
+
+    pool: int = 1
+    spares: int = 8
+    rotate: bool = False
+    quarantine: float = 1.0
+    range: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        _check_count("pool", self.pool, lowest=1)
+        _check_count("spares", self.spares, lowest=0)
+        if isinstance(self.quarantine, bool) or not isinstance(self.quarantine, (int, float)):
+            raise TypeError(f"quarantine must be seconds, not {self.quarantine!r}")
+        if not 0 <= self.quarantine < math.inf:
+            raise ValueError(f"quarantine must be 0 seconds or more, not {self.quarantine!r}")
+        if self.rotate and self.pool == 1 and not self.spares:
+            raise ValueError("rotate needs ports to change to: set spares, or pool, to more")
+        if self.range is not None:
+            _check_range(self.range, self.pool + self.spares)
+
+
+def _check_count(name: str, value: object, *, lowest: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    if not lowest <= value <= 65_535:
+        raise ValueError(f"{name} must be {lowest} to 65535, not {value}")
+
+
+def _check_range(range_: object, needed: int) -> None:
+    if not is_tuple(range_) or len(range_) != 2:
+        raise TypeError(f"range must be (lowest port, highest port), not {range_!r}")
+    lowest, highest = range_
+    if type(lowest) is not int or type(highest) is not int:
+        raise TypeError(f"range must be (lowest port, highest port), not {range_!r}")
+    if not 1 <= lowest <= highest <= 65_535:
+        raise ValueError(f"range must be two ports of 1 to 65535, the lower one first, not {range_!r}")
+    if highest - lowest + 1 < needed:
+        raise ValueError(f"range {range_!r} has not the {needed} ports that pool and spares need")
+
+
+class _Mark:
+    """One old reply, or several, that may still come from one source to one port."""
+
+    __slots__ = ("at", "owed", "until")
+
+    def __init__(self, at: float, until: float, owed: int) -> None:
+        self.at = at
+        self.until = until
+        self.owed = owed
+
+
+class Soil:
+    """Which ports may still get an old reply, from whom. All times are in seconds on one clock, passed in.
+
+    It is bounded: of more than 65,536 the oldest are forgotten, as all are after 120 s.
+    """
+
+    __slots__ = ("_any", "_new", "_old", "_rotated_at")
+
+    def __init__(self) -> None:
+        self._new: dict[tuple[Token, int], _Mark] = {}
+        self._old: dict[tuple[Token, int], _Mark] = {}
+        self._any: dict[int, _Mark] = {}
+        """By port alone, whoever it is that may reply."""
+        self._rotated_at = -math.inf
+
+    def __bool__(self) -> bool:
+        """Whether there may be any."""
+        return bool(self._new or self._old)
+
+    def add(self, token: Token, asked: Token, port: int, now: float, *, until: float, owed: int) -> None:
+        """Take note that replies may still come.
+
+        Args:
+            token: From where they may come.
+            asked: Who was asked.
+            port: The port they would come to.
+            now: The time.
+            until: When a request that must use this port all the same need not wait any longer.
+            owed: How many were sent and not answered; 0 where a duplicate was seen.
+        """
+        if len(self._new) >= _HALF or now - self._rotated_at > REMEMBERED:
+            self._old, self._new, self._rotated_at = self._new, {}, now
+            self._any = {port: mark for port, mark in self._any.items() if now - mark.at <= REMEMBERED}
+        earlier = self._get(token, port)
+        if earlier is not None and earlier.until > now:
+            until, owed = max(until, earlier.until), owed + earlier.owed
+        mark = _Mark(now, until, owed)
+        self._new[token, port] = mark
+        if asked != token:
+            self._new[asked, port] = mark
+        for wire in (token, asked):
+            if isinstance(wire, bytes) and len(wire) in (IPV4_WIRE, IPV6_WIRE):
+                self._new[_INSIDE + host_token(wire), port] = mark
+        latest = self._any.get(port)
+        self._any[port] = _Mark(now, until if latest is None else max(until, latest.until), owed)
+
+    def is_clean(self, port: int, tokens: Sequence[Token], covering: Sequence[Token], now: float) -> bool:
+        """Whether no old reply that a request may take for its own comes to this port.
+
+        Args:
+            port: The port.
+            tokens: Where the request's reply may come from.
+            covering: All the sources that may cover whom it asks.
+            now: The time.
+        """
+        return all(now - mark.at > REMEMBERED for mark in self._marks(port, tokens, covering))
+
+    def blocked_until(self, port: int, tokens: Sequence[Token], covering: Sequence[Token]) -> float:
+        """When a request that must use this port may."""
+        return max((mark.until for mark in self._marks(port, tokens, covering)), default=-math.inf)
+
+    def settle(self, token: Token, port: int) -> None:
+        """Take note that an old reply has come; with the last one that is owed, nobody need wait any longer."""
+        mark = self._get(token, port)
+        if mark is not None:
+            mark.owed -= 1
+            if mark.owed <= 0:
+                mark.until = -math.inf
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._new.clear()
+        self._old.clear()
+        self._any.clear()
+
+    def _get(self, token: Token, port: int) -> _Mark | None:
+        return self._new.get((token, port)) or self._old.get((token, port))
+
+    def _marks(self, port: int, tokens: Sequence[Token], covering: Sequence[Token]) -> Iterable[_Mark]:
+        keys: dict[Token, None] = dict.fromkeys((*tokens, *covering))
+        for token in tokens:
+            if isinstance(token, tuple) or not token:  # a network, or anywhere: who is in it can't be looked up
+                latest = self._any.get(port)
+                return [] if latest is None else [latest]
+            if len(token) not in (IPV4_WIRE, IPV6_WIRE):
+                keys[_INSIDE + token] = None
+        return [mark for key in keys if (mark := self._get(key, port)) is not None]
+
+
+class _Spare:
+    __slots__ = ("idle_since", "ipv4", "live")
+
+    def __init__(self, now: float, *, ipv4: bool) -> None:
+        self.ipv4 = ipv4
+        self.live = 0
+        self.idle_since = now
+
+
+class Spares:
+    """The spare ports that are open, and who uses them.
+
+    Args:
+        limit: How many may be open at once.
+    """
+
+    __slots__ = ("_open", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit: int = limit
+        self._open: dict[int, _Spare] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __contains__(self, port: object) -> bool:
+        return port in self._open
+
+    def choose(self, is_clean: Callable[[int], bool], *, ipv4: bool) -> int | None:
+        """An open one of this family that may be used; one that is in use already before the others."""
+        fit = [port for port, spare in self._open.items() if spare.ipv4 is ipv4 and is_clean(port)]
+        return max(fit, key=lambda port: self._open[port].live, default=None)
+
+    def replaceable(self) -> int | None:
+        """The one that has been idle for longest; None where all are in use."""
+        idle = [port for port, spare in self._open.items() if not spare.live]
+        return min(idle, key=lambda port: self._open[port].idle_since, default=None)
+
+    def add(self, port: int, now: float, *, ipv4: bool) -> None:
+        """Take note of one that was opened."""
+        self._open[port] = _Spare(now, ipv4=ipv4)
+
+    def remove(self, port: int) -> None:
+        """Take note of one that was closed."""
+        self._open.pop(port, None)
+
+    def hold(self, port: int) -> None:
+        """Use one; no harm if it is none of these."""
+        if port in self._open:
+            self._open[port].live += 1
+
+    def release(self, port: int, now: float) -> bool:
+        """Use it no more; whether it is idle now."""
+        spare = self._open.get(port)
+        if spare is None:
+            return False
+        spare.live -= 1
+        spare.idle_since = now
+        return not spare.live
+
+    def long_idle(self, now: float) -> list[int]:
+        """Those that have been idle for as long as anything is remembered."""
+        return [port for port, spare in self._open.items() if not spare.live and now - spare.idle_since >= REMEMBERED]
