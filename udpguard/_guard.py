@@ -40,6 +40,7 @@ from udpguard.core.address import (
 from udpguard.core.correlation import Book, TransactionId, checked_transaction
 from udpguard.core.explain import TimeoutFacts, explain
 from udpguard.core.gate import Gate
+from udpguard.core.judge import Settled
 from udpguard.core.options import Limits, check_hook
 from udpguard.core.ports import Ports
 from udpguard.core.registry import Batch, Registry
@@ -123,6 +124,8 @@ class Guard:
         self._pumping = False
         self._behind: list[Channel] = []
         """The sockets that are still to be caught up with before anything expires."""
+        self._behind_since = 0.0
+        """When that began: all that came before is read in the end."""
         self._foremost: Entry | None = None
         """Who waited for the sockets and has its turn now."""
         self._open = 0
@@ -307,23 +310,24 @@ class Guard:
             self._take(batch, now, None, port)
             return
         arrivals = [now - age for age in ages]
-        if is_due:
+        if is_due and max(arrivals) >= self.timer_at:
             self._take_overdue(batch, now, arrivals, port)
         else:
             self._take(batch, now, arrivals, port)
 
+    def _take(self, batch: Batch, now: float, arrivals: Sequence[float] | None, port: int) -> None:
+        self._settle(self.registry.receive_batch(batch, now, arrivals, port))
+
     def _take_overdue(self, batch: Batch, now: float, arrivals: Sequence[float], port: int) -> None:
         """Take what arrived in part after something had fallen due; the loop was blocked."""
-        while batch and not self.closed:
-            if arrivals[0] >= self.timer_at:
-                self._fall_due(arrivals[0], now - self.timer_at)
-            end = next((i for i in range(1, len(batch)) if arrivals[i] >= self.timer_at), len(batch))
-            self._take(batch[:end], now, arrivals[:end], port)
-            batch, arrivals = batch[end:], arrivals[end:]
+        settled, expired = self.registry.receive_overdue(batch, now, arrivals, port)
+        for entry in expired:
+            settle_error(entry, self._timed_out(entry, now - self.timer_at))
+        self._settle(settled)
 
-    def _take(self, batch: Batch, now: float, arrivals: Sequence[float] | None, port: int) -> None:
+    def _settle(self, settled: Sequence[Settled]) -> None:
+        """Tell those who were answered, and whoever else is to be told or may go on now."""
         registry = self.registry
-        settled = registry.receive_batch(batch, now, arrivals, port)
         for entry, data, wire, rtt, attempts in settled:
             future = cast("asyncio.Future[object]", entry.future)
             if not future.done():
@@ -438,7 +442,7 @@ class Guard:
         self._timer = None
         self.outbox.begin_turn()
         if not self._behind:
-            self._behind = list(self.channels)
+            self._behind, self._behind_since = list(self.channels), self.clock()
         try:
             # A reply that lies in the socket already is in time, however late the loop gets to read it.
             self._behind = [channel for channel in self._behind if not channel.catch_up()]
@@ -446,18 +450,14 @@ class Guard:
             if self.closed or self._timer is not None or self.loop is None:
                 pass
             elif not self._behind:
-                now = self.clock()
-                self._fall_due(now, now - self.timer_at)
+                # Not later: what came while the sockets were read may lie in one that was read before.
+                self._fall_due(self._behind_since)
             else:  # others have their turn, then it goes on
                 self._timer = self.loop.call_soon(self._on_timer)
 
-    def _fall_due(self, now: float, stalled: float) -> None:
+    def _fall_due(self, now: float) -> None:
         """End what is due at that time, and take the steps that are."""
-        self._behind = []
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self.timer_at = math.inf
+        stalled, self.timer_at = now - self.timer_at, math.inf
         for entry in self.registry.expire(now):
             settle_error(entry, self._timed_out(entry, stalled))
         for more in self.registry.timetable.steps(now):

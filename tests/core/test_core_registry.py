@@ -52,6 +52,41 @@ def verdicts(records: Registry, *batch: tuple[bytes, Where], now: float = 1.0) -
     return ["settled"] * settled + [datagram.reason.value for datagram in records.unexpected]
 
 
+# ------------------------------------------------------------------------------------------------- overdue
+
+
+@pytest.mark.parametrize("more", [None, Details()], ids=["plain", "with extras"])
+@pytest.mark.parametrize(("ids", "key"), [(None, None), (IDS, b"ab")], ids=["keyless", "keyed"])
+def test_what_came_after_its_deadline_ends_what_it_would_have_answered_and_nothing_else(
+    ids: Correlator | None, key: object, more: Details | None
+) -> None:
+    records = registry()
+    first, second, other = (
+        expect(records, where, ids=ids, key=key, timeout=timeout)
+        for where, timeout in ((SERVER, 1.0), (OTHER, 2.0), (("192.0.2.2", 7), 1.0))
+    )
+    first.more = more
+    batch = [(b"ab", wire(where)) for where in (SERVER, OTHER, ("192.0.2.3", 7))]
+    settled, expired = records.receive_overdue(batch, 3.0, [1.5, 1.5, 1.5])
+    assert [one[0] for one in settled] == [second]
+    assert expired == [first]
+    assert [datagram.reason for datagram in records.unexpected] == [Reason.LATE, Reason.UNKNOWN_PEER]
+    assert not other.ended, "its answer may lie elsewhere"
+    assert records.expire(3.0) == [other]
+    assert records.statistics().timed_out == 2
+    assert (records.statistics().pending, len(records.timetable)) == (0, 0)
+    # Where nobody knows when a datagram came, it is in time.
+    late = expect(records, ids=ids, key=key, timeout=1.0)
+    assert [one[0] for one in records.receive_batch([(b"ab", wire(SERVER))], 3.0)] == [late]
+
+
+def test_of_those_without_a_key_the_first_that_was_still_waited_for_takes_what_came() -> None:
+    records = registry()
+    first, second = expect(records, timeout=1.0), expect(records, timeout=2.0)
+    settled, expired = records.receive_overdue([(b"x", wire(SERVER))], 3.0, [1.5])
+    assert ([one[0] for one in settled], expired) == ([second], [first])
+
+
 # ---------------------------------------------------------------------------------------------------- hooks
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from loopback_kit import opened, turns, until
+from loopback_kit import opened, servers, turns, until
 
 import udpguard
 from udpguard import Limits, TransactionId, _transport
@@ -117,6 +117,44 @@ async def test_a_reply_that_came_after_its_deadline_is_late_however_late_the_loo
         assert (await long).data == b"late2"
         stats = endpoint.statistics()
         assert (stats.matched, stats.timed_out, stats.late) == (1, 1, 1)
+
+
+def answer(sock: socket.socket) -> None:
+    """Send back what came."""
+    sock.sendto(*sock.recvfrom(2048))
+
+
+async def test_what_came_late_to_one_socket_costs_no_reply_in_time_to_the_other() -> None:
+    async with servers("::1", "127.0.0.1") as (six, four), opened() as endpoint:
+        asyncio.get_running_loop().remove_reader(six.sock)
+        task = asyncio.ensure_future(endpoint.request(six.addr, b"x", timeout=0.1))
+        await turns(3)
+        ours = ("127.0.0.1", endpoint.local_addr.port)
+        four.send(b"stranger", ours)  # so that this socket is read first
+        answer(six.sock)
+        blocked(0.15)
+        four.send(b"stranger", ours)
+        assert await task == b"x"
+        assert endpoint.statistics().timed_out == 0
+
+
+async def test_a_reply_that_comes_while_another_socket_is_read_is_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with servers("127.0.0.1") as [server], opened(correlate=TransactionId(0, 1)) as endpoint:
+        asyncio.get_running_loop().remove_reader(server.sock)
+        _, second = endpoint._guard.channels
+        catch_up = second.catch_up
+
+        def takes_long() -> bool:
+            monkeypatch.undo()
+            answer(server.sock)  # to the first, which was read before
+            blocked(0.15)
+            return catch_up()
+
+        monkeypatch.setattr(second, "catch_up", takes_long)
+        ours = asyncio.ensure_future(endpoint.request(server.addr, b"1", timeout=0.2))
+        with pytest.raises(udpguard.ReplyTimeoutError):
+            await endpoint.request(("127.0.0.1", 9), b"2", timeout=0.1)
+        assert await ours == b"1"
 
 
 @stamped

@@ -7,7 +7,7 @@ nothing that was looked up before is taken for granted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
 
 from udpguard.core.address import IPV6_WIRE, Token, Wire, has_scope, peer_of, without_scope
@@ -27,8 +27,36 @@ class Judge(Ledger):
     """The verdicts, and the deadlines. All times are in seconds on one clock, passed in."""
 
     interrupt: BaseException | None
+    _overdue: list[Entry] | None = None
+    """What a datagram that came after its deadline has ended, while deadlines count; else nothing has one."""
 
     # ------------------------------------------------------------------------------------------ verdicts
+
+    def receive_overdue(
+        self, batch: Sequence[tuple[bytes, Wire]], now: float, arrivals: Sequence[float], port: int = 0
+    ) -> tuple[list[Settled], list[Entry]]:
+        """Give each datagram its verdict, where some arrived after deadlines that nobody looked at yet.
+
+        What such a datagram would have answered has expired. What else is due may have its answer in another socket
+        that was not read yet, and is left alone.
+
+        Args:
+            batch: Payloads and sources, in the order in which they came.
+            now: The time.
+            arrivals: When each of them arrived.
+            port: The number of the port they came to.
+
+        Returns:
+            The exchanges that were answered, each once; and those that expired.
+        """
+        settled: list[Settled] = []
+        self._overdue = expired = list[Entry]()
+        self.counters.received += len(batch)
+        self._latest = now
+        for (data, wire), arrived in zip(batch, arrivals, strict=True):
+            self.judge(data, wire, arrived, port, settled)
+        self._overdue = None
+        return settled, expired
 
     def judge(self, data: bytes, wire: Wire, now: float, port: int, settled: list[Settled]) -> None:
         """Give a datagram that arrived at that time, at that port, its verdict, whatever it may be."""
@@ -58,7 +86,7 @@ class Judge(Ledger):
             number, key = books[0].number, self._key(books[0], offer.data)
             keys = [(number, key)]
             entry = self._pending.get((offer.wire, number, key)) if key is not None else None
-            if entry is not None and entry.more is None and entry.port == offer.port:
+            if entry is not None and entry.more is None and entry.port == offer.port and self._overdue is None:
                 self._answer(entry, offer)
                 return None
         return self._judge(offer, [source], keys)
@@ -179,16 +207,18 @@ class Judge(Ledger):
     def _offer(self, offer: _Offer, entry: Entry, slot: Slot) -> bool:
         """Offer a datagram to an exchange in whose slot it falls; whether that settles what becomes of it."""
         more, now = entry.more, offer.now
-        if more is None:
-            if entry.port != offer.port:
-                return False
-            self._answer(entry, offer)
-            return True
-        sent = more.sends.get(slot)
-        if sent is None and more.asks:
-            return False  # it waits for the socket: what comes before the question is no answer
+        sent = None if more is None else more.sends.get(slot)
         if offer.port not in ((entry.port,) if sent is None else sent.ports):
             return False
+        if self._overdue is not None and entry.deadline <= now:
+            self._expire(entry, now)
+            self._overdue.append(entry)
+            return False
+        if more is None:
+            self._answer(entry, offer)
+            return True
+        if sent is None and more.asks:
+            return False  # it waits for the socket: what comes before the question is no answer
         if entry in offer.refused:
             return False
         data, rtt, peer = offer.data, None, entry.source
@@ -251,14 +281,18 @@ class Judge(Ledger):
         """End what has reached its deadline; the earliest first."""
         due = self.timetable.expired(now)
         for entry in due:
-            self.counters.timed_out += 1
-            for peer in _asked(entry):
-                peer.timed_out += 1
-            if entry.more is not None and entry.more.adapts and entry.source is not None:
-                entry.source.back_off()
-            self.end(entry, (Reason.LATE, now), expired=True)
+            self._expire(entry, now, taken_out=True)
         self._shapes.prune(now)
         return due
+
+    def _expire(self, entry: Entry, now: float, *, taken_out: bool = False) -> None:
+        """End what has reached its deadline, taken out of the timetable or not."""
+        self.counters.timed_out += 1
+        for peer in _asked(entry):
+            peer.timed_out += 1
+        if entry.more is not None and entry.more.adapts and entry.source is not None:
+            entry.source.back_off()
+        self.end(entry, (Reason.LATE, now), expired=taken_out)
 
     def near_misses(self, entry: Entry, wires: Iterable[Wire]) -> list[NearMiss]:
         """What came while it waited and was not its answer: what was refused, then strangers that resemble these."""
