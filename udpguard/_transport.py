@@ -35,6 +35,8 @@ _SMALLEST: Final = 512
 _HIGH_WATER: Final = 256 * 1024
 # The device's queue was full (`man 2 send`, ENOBUFS): nothing tells when it has room again.
 _NO_BUFFERS_WAIT: Final = 0.005
+# What a loop has read it may hand over a turn later (Proactor's completions are futures).
+_QUIET_TURNS: Final = 3
 
 
 Deliver: TypeAlias = Callable[[list[tuple[bytes, Wire]], Ages], None]
@@ -384,10 +386,17 @@ class BorrowedTransport:
         sock: The socket it was given.
     """
 
-    __slots__ = ("_backend", "_drops", "_dual", "_family", "_granted", "_transport", "posted")
+    __slots__ = (
+        "_backend", "_behind", "_drops", "_dual", "_family", "_granted", "_quiet", "_sock", "_transport", "posted",
+    )  # fmt: skip
 
     def __init__(self, transport: asyncio.DatagramTransport, sock: socket.socket) -> None:
         self._transport = transport
+        self._sock = sock
+        self._behind = 0
+        """See `UdpTransport._behind`."""
+        self._quiet = 0
+        """For how many turns of the loop there was nothing to be read."""
         self._drops = Drops(sock)
         self._granted = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         self.posted: Posted = Posted()
@@ -412,7 +421,23 @@ class BorrowedTransport:
         return self._backend.send_many(datas, wires)
 
     def catch_up(self) -> bool:
-        """Nothing can be read here ahead of the loop."""
+        """See `Channel.catch_up`. Nothing can be read here ahead of the loop, which reads one datagram a turn."""
+        if self._behind <= 0:
+            self._behind, self._quiet = self._granted // _SMALLEST, 0
+        self._behind -= 1
+        self._quiet = 0 if self._has_more() else self._quiet + 1
+        if self._quiet < _QUIET_TURNS and self._behind > 0:
+            return False
+        self._behind = 0
+        return True
+
+    def _has_more(self) -> bool:
+        try:
+            self._sock.recvfrom(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError as error:  # Windows tells so of a datagram that is longer
+            return error.errno not in (errno.EBADF, errno.ENOTSOCK)
         return True
 
     def dropped(self) -> int:

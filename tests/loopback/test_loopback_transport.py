@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
+import time
 from typing import Any
 
 import pytest
-from loopback_kit import Crowd, Server, echo, opened, turns, until
+from loopback_kit import SOON, Crowd, Server, cancelled, echo, opened, turns, until
 
 import udpguard
 from udpguard._transport import UdpTransport
@@ -584,6 +586,42 @@ def test_the_fallback_times_out_cancels_and_closes() -> None:
             with pytest.raises(udpguard.EndpointClosedError):
                 await pending
             await endpoint.wait_closed()
+
+    in_blind_loop(main)
+
+
+def test_the_fallback_delivers_what_came_while_the_loop_was_blocked() -> None:
+    async def main() -> None:
+        with contextlib.closing(bound()) as server:
+            async with opened(correlate=udpguard.TransactionId(0, 1)) as endpoint:
+                addr = server.getsockname()
+                asked = [bytes([i]) for i in range(100)]
+                tasks = [asyncio.ensure_future(endpoint.request(addr, data, timeout=0.1)) for data in asked]
+                await turns(3)
+                for _ in asked:
+                    server.sendto(*server.recvfrom(100))
+                time.sleep(0.15)  # noqa: ASYNC251 (what no coroutine should do)
+                assert await asyncio.gather(*tasks) == asked
+
+    in_blind_loop(main)
+
+
+def test_the_fallback_lets_what_is_due_expire_in_a_flood() -> None:
+    async def main() -> None:
+        with contextlib.closing(bound()) as stranger:
+            async with opened(sock=bound()) as endpoint:
+
+                async def flood() -> None:
+                    while True:  # faster than it is read
+                        stranger.sendto(b"junk", endpoint.local_addr)
+                        stranger.sendto(b"junk", endpoint.local_addr)
+                        await asyncio.sleep(0)
+
+                task = asyncio.ensure_future(flood())
+                with pytest.raises(udpguard.ReplyTimeoutError):
+                    async with asyncio.timeout(SOON):
+                        await endpoint.request(("127.0.0.1", 9), b"x", timeout=0.05)
+                await cancelled(task)
 
     in_blind_loop(main)
 
