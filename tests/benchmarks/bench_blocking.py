@@ -14,15 +14,18 @@ from bench_work import FILLER, RECEIVE_BUFFER, TIMEOUT, Address, Figures, Plan, 
 
 
 def work(plan: Plan) -> Figures:
-    """Warm up, do the work, and say how it went."""
+    """Warm up, do the work, and say how it went; a loss in the warm-up ends it."""
     peers = peers_at(plan.port, plan.peers)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         sock.bind(("0.0.0.0", 0))
         sock.settimeout(TIMEOUT)
-        halves = [span(sock, peers, plan.in_flight, numbers) for numbers in plan.halves()]
+        for numbers in plan.halves():
+            figures = span(sock, peers, plan.in_flight, numbers)
+            if figures.lost:
+                return figures
         gc.collect()
-        return span(sock, peers, plan.in_flight, plan.enough(halves[1]))
+        return span(sock, peers, plan.in_flight, plan.enough(figures))
 
 
 def span(sock: socket.socket, peers: Sequence[Address], in_flight: int, numbers: range) -> Figures:

@@ -3,7 +3,8 @@
 E exchanges go to 1,000 peers (127.x.y.z, one port) with I in flight: worker w of I asks peers w, w + I, w + 2I, …
 round and round, one exchange after the other. A payload is 32 bytes: the number of the exchange in eight, which no
 other exchange has, and a filler. Payloads are made inside the measured span, and each reply is compared with what was
-asked. First comes a warm-up; the speed of its second half says how many exchanges fill the measured span.
+asked. First comes a warm-up; the speed of its second half says how many exchanges fill the measured span. Where
+something is lost, the run ends with that part of it, and is reported so: to wait for more time-outs would tell nothing.
 """
 
 from __future__ import annotations
@@ -124,11 +125,14 @@ class Plan:
 
 
 async def work(ask: Ask, plan: Plan) -> Figures:
-    """Warm up, do the work, and say how it went."""
+    """Warm up, do the work, and say how it went; a loss in the warm-up ends it, since such a run does not count."""
     peers = peers_at(plan.port, plan.peers)
-    halves = [await span(ask, peers, plan.in_flight, numbers) for numbers in plan.halves()]
+    for numbers in plan.halves():
+        figures = await span(ask, peers, plan.in_flight, numbers)
+        if figures.lost:
+            return figures
     gc.collect()
-    return await span(ask, peers, plan.in_flight, plan.enough(halves[1]))
+    return await span(ask, peers, plan.in_flight, plan.enough(figures))
 
 
 async def span(ask: Ask, peers: Sequence[Address], in_flight: int, numbers: range) -> Figures:

@@ -168,10 +168,13 @@ int main(int argc, char **argv) {
     in_flight = strtoull(argv[3], NULL, 10);
     prepare(atoi(argv[1]));
 
-    run(0, warm_up);
-    struct span span = run(warm_up, warm_up);
-    uint64_t rounds = atof(argv[5]) * warm_up / span.wall / in_flight + 1;
-    span = run(2 * warm_up, rounds * in_flight);
+    struct span span = run(0, warm_up);
+    if (!span.lost)
+        span = run(warm_up, warm_up);
+    if (!span.lost) {
+        uint64_t rounds = atof(argv[5]) * warm_up / span.wall / in_flight + 1;
+        span = run(2 * warm_up, rounds * in_flight);
+    }
     printf("{\"asked\": %llu, \"right\": %llu, \"wrong\": %llu, \"lost\": %llu, "
            "\"wall\": %.9f, \"cpu\": %.9f, \"max_rss\": %ld, \"error\": \"\"}\n",
            (unsigned long long)span.asked, (unsigned long long)span.right, (unsigned long long)span.wrong,

@@ -19,6 +19,7 @@ import bench_exchange
 import bench_tables
 import pytest
 from bench_contestants import CONTESTANTS, Contestant, chosen
+from bench_work import Address, Plan, work
 from bench_workshop import find_compiler
 
 RUN = Path(__file__).with_name("run.py")
@@ -149,6 +150,20 @@ class TestLosses:
     def test_one_that_failed_says_why(self) -> None:
         failed = {"contestant": "stock", "in_flight": 1, "round": 1, "failed": "OSError: no"}
         assert bench_tables.trouble([a_run("stock", 2), failed]) == "failed: OSError: no"
+
+    async def test_a_run_that_loses_in_its_warm_up_ends_there(self) -> None:
+        asked: list[bytes] = []
+
+        async def ask(_: Address, data: bytes) -> bytes:
+            asked.append(data)
+            if len(asked) == 5:
+                raise TimeoutError("no reply")
+            return data
+
+        figures = await work(ask, Plan(port=9, peers=4, in_flight=4, warm_up=8, seconds=9.0))
+        assert (figures.asked, figures.right, figures.lost) == (7, 6, 1)
+        assert figures.error == "TimeoutError: no reply"
+        assert len(asked) == 7, "neither the other half of the warm-up nor the measured span"
 
 
 class TestContestants:
