@@ -344,3 +344,19 @@ async def test_the_buffer_that_was_granted_is_told() -> None:
         assert endpoint.get_extra_info("sockname") == tuple(endpoint.local_addr)
         assert endpoint.get_extra_info("nothing") is None
         assert endpoint.get_extra_info("nothing", 7) == 7
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="SO_RCVBUFFORCE is Linux's")
+async def test_a_buffer_larger_than_what_is_granted_to_us_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 0))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 30)
+    size = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)  # twice net.core.rmem_max
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, 33, size)  # SO_RCVBUFFORCE
+    except PermissionError:
+        sock.close()
+        pytest.skip("only who may administer the network can have more than the limit")
+    monkeypatch.setattr(sockets, "_RECEIVE_BUFFER", 4 * size)
+    async with opened(sock=sock) as endpoint:
+        assert endpoint.get_extra_info("receive_buffer") == 2 * size

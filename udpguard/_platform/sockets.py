@@ -115,8 +115,20 @@ def prepare(sock: socket.socket, *, allow_broadcast: bool) -> None:
     if allow_broadcast:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
     with contextlib.suppress(OSError):
-        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < _RECEIVE_BUFFER:
+        before = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        if before < _RECEIVE_BUFFER and before < _obtainable_buffer(sock.family):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+
+
+def _obtainable_buffer(family: int) -> int:
+    """The receive buffer that is granted to who asks for ours.
+
+    It may be less than a socket has (by SO_RCVBUFFORCE, as from systemd's `ReceiveBuffer=`, or net.core.rmem_default),
+    and asking for more would take that away.
+    """
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        return probe.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
 
 
 def kernel_dropped(sock: socket.socket) -> int | None:
