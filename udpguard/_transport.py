@@ -13,7 +13,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Protocol, TypeAlias, cast
+from typing import Any, Final, Protocol, TypeAlias
 
 from typing_extensions import Buffer, override
 
@@ -204,13 +204,7 @@ class UdpTransport(asyncio.DatagramTransport):
         for data, wire in batch:
             if self._closing:
                 return
-            try:
-                self._protocol.datagram_received(data, cast("tuple[str, int]", sockaddr_of(wire)))
-            except (KeyboardInterrupt, SystemExit):
-                raise
-            except BaseException as error:  # it must not cost the others of the batch
-                context = {"message": "Exception in datagram_received", "exception": error, "protocol": self._protocol}
-                self._loop.call_exception_handler(context)
+            self._call_protocol(self._protocol.datagram_received, data, sockaddr_of(wire))
 
     # --------------------------------------------------------------------------------------------- writing
 
@@ -299,14 +293,26 @@ class UdpTransport(asyncio.DatagramTransport):
     def _flush(self) -> None:
         while self._queue:
             data, wire = self._queue[0]
+            refusal: OSError | None = None
             try:
                 if not self._send(data, wire):
                     return
             except OSError as error:
-                self._protocol.error_received(error)
-            if self._queue:  # unless the protocol had enough, and aborted
-                self._queue.popleft()
-                self._queued -= len(data) or 1
+                refusal = error
+            self._queue.popleft()
+            self._queued -= len(data) or 1
+            if refusal is not None:
+                self._call_protocol(self._protocol.error_received, refusal)
+
+    def _call_protocol(self, method: Callable[..., object], *arguments: object) -> None:
+        """Tell the protocol something, where an exception in it must not keep the rest from being done."""
+        try:
+            method(*arguments)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            message = f"Exception in {method.__name__}"
+            self._loop.call_exception_handler({"message": message, "exception": error, "protocol": self._protocol})
 
     def _pause(self) -> None:
         if not self._paused:

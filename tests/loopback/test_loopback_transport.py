@@ -469,6 +469,27 @@ async def test_a_protocol_that_sends_again_on_an_error() -> None:
     await gone(transport, protocol)
 
 
+async def test_a_protocol_that_raises_on_an_error_does_not_stop_what_is_queued() -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+
+    class Raising(Plain):
+        def error_received(self, exc: Exception) -> None:
+            raise exc
+
+    protocol = Raising()
+    transport = UdpTransport(asyncio.get_running_loop(), bound(), protocol)
+    await turns(2)
+    backend = Scripted(transport)
+    backend.script = [False, OSError(errno.EPERM, "Operation not permitted")]
+    for data in (b"1", b"2"):
+        transport.sendto(data, ("127.0.0.1", 9))
+    transport.close()
+    await until(lambda: protocol.of("lost"))
+    assert backend.sent == [b"2"]
+    assert [type(context["exception"]) for context in told] == [PermissionError]
+
+
 async def test_closing_while_blocked_for_lack_of_buffers() -> None:
     transport, protocol = await made()
     backend = Scripted(transport)
