@@ -17,7 +17,6 @@ The caller awaits one future from beginning to end.
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, TypeAlias
@@ -267,7 +266,7 @@ class Exchange(Details):
     def _draw(self, policy: RetryPolicy) -> None:
         peer = self._targets[0].peer if self._targets else None
         known = peer.statistics() if peer is not None and peer.was_asked else None
-        self._waits = drawn(policy, known, random.random)
+        self._waits = drawn(policy, known, self._guard.host.random)
 
     def _add_target(self, wire: Wire, place: int, channel: Channel) -> None:
         target = Target(wire, place, channel, self._guard.registry.source(wire))

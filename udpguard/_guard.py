@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import secrets
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from udpguard._errors import (
     ReplyTimeoutError,
     TooManyPendingError,
 )
+from udpguard._host import Host, Machine, host_of
 from udpguard._outbox import Outbox
 from udpguard._platform.interface import Ages
 from udpguard._transport import Channel
@@ -93,7 +93,9 @@ class Guard:
         if not isinstance(limits, Limits):
             raise TypeError(f"limits must be a udpguard.Limits, not {limits!r}")
         check_hook("on_unexpected", on_unexpected)
-        self.registry: Registry = Registry(limits, secrets.randbits, ports)
+        self.host: Host = Machine()
+        """Where its sockets and its random numbers come from."""
+        self.registry: Registry = Registry(limits, self._random_bits, ports)
         self.registry.wants_unexpected = on_unexpected is not None
         self.channels: list[Channel] = []
         self.channel4: Channel | None = None
@@ -136,11 +138,15 @@ class Guard:
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
         """Belong to a loop from now on."""
         self.loop = loop
+        self.host = host_of(loop)
         # uvloop's time() stands still for up to a millisecond; both loops count CLOCK_MONOTONIC. A loop with a clock
         # of its own, as for simulations, is asked.
         kind = type(loop)
         monotonic = kind.__module__.startswith("uvloop") or kind.time is asyncio.BaseEventLoop.time
         self.clock = time.monotonic if monotonic else loop.time
+
+    def _random_bits(self, count: int) -> int:
+        return self.host.random_bits(count)
 
     def check_loop(self) -> asyncio.AbstractEventLoop:
         """The loop that runs, which must be the one it belongs to.

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
+import secrets
 import socket
 from typing import Any, Protocol, cast
 
@@ -36,7 +38,7 @@ class BoundSocket(Protocol):
 
 
 class Host(Protocol):
-    """Has sockets."""
+    """Has sockets, and random numbers."""
 
     def bind(self, address: Address, family: int, *, allow_broadcast: bool) -> BoundSocket:
         """A UDP socket bound to a literal address; port 0 stands for a free one.
@@ -56,6 +58,14 @@ class Host(Protocol):
         """
         ...
 
+    def random_bits(self, count: int) -> int:
+        """So many bits that nobody can guess, for transaction ids and ports."""
+        ...
+
+    def random(self) -> float:
+        """A number in [0, 1), for schedules."""
+        ...
+
 
 class Machine:
     """The machine this runs on."""
@@ -69,6 +79,14 @@ class Machine:
     ) -> Channel:
         """See `Host.channel`."""
         return UdpTransport(loop, cast("socket.socket", sock), protocol)
+
+    def random_bits(self, count: int) -> int:
+        """See `Host.random_bits`."""
+        return secrets.randbits(count)
+
+    def random(self) -> float:
+        """See `Host.random`."""
+        return random.random()  # noqa: S311 (schedules are no secret)
 
 
 def host_of(loop: asyncio.AbstractEventLoop) -> Host:
