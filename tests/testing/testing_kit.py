@@ -1,0 +1,69 @@
+"""What the tests of the testing kit share: protocols for the simulated wire."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from udpguard.testing import Simulation
+
+
+class Echo(asyncio.DatagramProtocol):
+    """Answers each datagram with itself."""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        self.transport.sendto(data, addr)
+
+
+class Collector(asyncio.DatagramProtocol):
+    """Notes all that a transport tells, and when."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[float, bytes, Any]] = []
+        self.errors: list[Exception] = []
+        self.calls: list[str] = []
+
+    def connection_made(self, transport: Any) -> None:
+        self.calls.append("made")
+        self.transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.calls.append("lost")
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        self.got.append((asyncio.get_running_loop().time(), data, addr))
+
+    def error_received(self, exc: Exception) -> None:
+        self.errors.append(exc)
+
+    def pause_writing(self) -> None:
+        self.calls.append("pause")
+
+    def resume_writing(self) -> None:
+        self.calls.append("resume")
+
+    @property
+    def data(self) -> list[bytes]:
+        return [data for _, data, _ in self.got]
+
+
+async def bound(host: str, port: int, protocol: Any = Echo, **more: Any) -> Any:
+    """A datagram endpoint at an address; its protocol."""
+    loop = asyncio.get_running_loop()
+    loop.network.host(host) if not host.startswith("127.") else None  # type: ignore[attr-defined]
+    _, made = await loop.create_datagram_endpoint(protocol, local_addr=(host, port), **more)
+    return made
+
+
+async def probe(family_host: str = "198.51.100.1", **more: Any) -> Any:
+    """A collector at the client."""
+    return await bound(family_host, 0, Collector, **more)
+
+
+def simulated(main: Any, seed: Any = 0, **conditions: Any) -> Any:
+    """Run a coroutine function in a simulation; what it returns, and the trace."""
+    with Simulation(seed, **conditions) as sim:
+        return sim.run(main), sim.trace
