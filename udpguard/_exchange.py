@@ -569,7 +569,7 @@ class Exchange(Details):
             return
         guard, registry = self._guard, self._guard.registry
         port = self._port
-        if key is None and guard.keeper is not None and (registry.soil or registry.rotates):
+        if key is None and guard.keeper is not None and (registry.soil.dirty or registry.rotates):
             try:
                 port = guard.keeper.choose(target.wire, self._sources.tokens(target.wire))
             except NoPortError as error:

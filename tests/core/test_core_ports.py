@@ -61,13 +61,13 @@ def soiled(token: Token, asked: Token, port: int = 0, *, now: float = 10.0, unti
 class TestSoil:
     def test_nothing_is_soiled_at_first(self) -> None:
         soil = Soil()
-        assert not soil
+        assert not soil.dirty
         assert soil.is_clean(0, (ALICE,), (ALICE,), 1.0)
         assert soil.blocked_until(0, (ALICE,), (ALICE,)) == -math.inf
 
     def test_a_port_is_soiled_for_one_peer_for_two_minutes(self) -> None:
         soil = soiled(ALICE, ALICE)
-        assert soil
+        assert soil.dirty
         assert not soil.is_clean(0, (ALICE,), (ALICE,), 130.0)
         assert soil.is_clean(0, (ALICE,), (ALICE,), 130.25)
         assert soil.is_clean(0, (BOB,), (BOB,), 10.0)
@@ -122,6 +122,13 @@ class TestSoil:
         assert not soil.is_clean(0, (wires[-1],), (wires[-1],), 11.0)
         assert soil.is_clean(0, (wires[0],), (wires[0],), 11.0)
 
+    def test_when_all_is_too_old_nobody_need_look(self) -> None:
+        soil = soiled(ALICE, ALICE)
+        assert soil.is_clean(0, (ALICE,), (ALICE,), 250.0)
+        assert soil.dirty
+        assert soil.is_clean(0, (ALICE,), (ALICE,), 250.5)
+        assert not soil.dirty
+
     def test_what_is_too_old_is_dropped_in_passing(self) -> None:
         soil = soiled(ALICE, ALICE, port=7)
         for now in (200.0, 400.0):
@@ -129,7 +136,7 @@ class TestSoil:
         assert (ALICE, 7) not in soil._old
         assert 7 not in soil._any
         soil.clear()
-        assert not soil
+        assert not soil.dirty
 
 
 class TestSpares:

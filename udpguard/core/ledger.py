@@ -364,7 +364,7 @@ class Ledger:
 
     def may_use(self, port: int, tokens: Sequence[Token], asked: Wire, now: float) -> bool:
         """Whether a request without a key to this peer may leave from one of the endpoint's own ports."""
-        if not self.soil:
+        if not self.soil.dirty:
             return True
         covering = self._covering_tokens(asked)
         if self.spares.limit:
@@ -373,7 +373,7 @@ class Ledger:
 
     def is_clean(self, port: int, tokens: Sequence[Token], asked: Wire, now: float) -> bool:
         """Whether no old reply may come there that such a request would take for its own."""
-        return not self.soil or self.soil.is_clean(port, tokens, self._covering_tokens(asked), now)
+        return not self.soil.dirty or self.soil.is_clean(port, tokens, self._covering_tokens(asked), now)
 
     def blocked_until(self, port: int, tokens: Sequence[Token], asked: Wire) -> float:
         """When such a request may leave from there, where there is no other port."""

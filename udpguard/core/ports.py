@@ -97,18 +97,16 @@ class Soil:
     It is bounded: of more than 65,536 the oldest are forgotten, as all are after 120 s.
     """
 
-    __slots__ = ("_any", "_new", "_old", "_rotated_at")
+    __slots__ = ("_any", "_new", "_old", "_rotated_at", "dirty")
 
     def __init__(self) -> None:
+        self.dirty: bool = False
+        """Whether there may be any: it is asked for each request."""
         self._new: dict[tuple[Token, int], _Mark] = {}
         self._old: dict[tuple[Token, int], _Mark] = {}
         self._any: dict[int, _Mark] = {}
         """By port alone, whoever it is that may reply."""
         self._rotated_at = -math.inf
-
-    def __bool__(self) -> bool:
-        """Whether there may be any."""
-        return bool(self._new or self._old)
 
     def add(self, token: Token, asked: Token, port: int, now: float, *, until: float, owed: int) -> None:
         """Take note that replies may still come.
@@ -124,6 +122,7 @@ class Soil:
         if len(self._new) >= _HALF or now - self._rotated_at > REMEMBERED:
             self._old, self._new, self._rotated_at = self._new, {}, now
             self._any = {port: mark for port, mark in self._any.items() if now - mark.at <= REMEMBERED}
+        self.dirty = True
         earlier = self._get(token, port)
         if earlier is not None and earlier.until > now:
             until, owed = max(until, earlier.until), owed + earlier.owed
@@ -146,6 +145,8 @@ class Soil:
             covering: All the sources that may cover whom it asks.
             now: The time.
         """
+        if now - self._rotated_at > 2 * REMEMBERED:  # nothing was added for so long
+            self.clear()
         return all(now - mark.at > REMEMBERED for mark in self._marks(port, tokens, covering))
 
     def blocked_until(self, port: int, tokens: Sequence[Token], covering: Sequence[Token]) -> float:
@@ -165,6 +166,7 @@ class Soil:
         self._new.clear()
         self._old.clear()
         self._any.clear()
+        self.dirty = False
 
     def _get(self, token: Token, port: int) -> _Mark | None:
         return self._new.get((token, port)) or self._old.get((token, port))

@@ -97,7 +97,7 @@ class Registry(Judge):
         question.own_slot = None
         number = book.number
         if key is None:
-            if not source.free or self.rotates or (self.soil and not self.may_use(port, (wire,), wire, now)):
+            if not source.free or self.rotates or (self.soil.dirty and not self.may_use(port, (wire,), wire, now)):
                 return None
             source.free = 0
             if number:
