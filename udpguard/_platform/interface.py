@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
-from udpguard.core.address import Wire
+from udpguard.core.address import Token, Wire
 
 
 class Ages(Protocol):
@@ -51,4 +52,34 @@ class Backend(Protocol):
         Returns:
             How many left. Fewer than all mean nothing yet: `send` tells what is in the way of the next.
         """
+        ...
+
+
+class SocketFilter(Protocol):
+    """Has the kernel drop what comes from strangers, before it is queued. It may let some of them pass.
+
+    Sources are told by tokens; link-local scopes and a port that doesn't fit beside many hosts are not looked at.
+    """
+
+    attached: bool
+    """Whether it is there now; without it everything comes in."""
+
+    def attach(self, tokens: Iterable[Token]) -> None:
+        """Let in only what comes from these sources, from now on; there may be a filter already.
+
+        Raises:
+            OSError: The kernel won't; nothing is filtered now.
+        """
+        ...
+
+    def extend(self, tokens: Iterable[Token]) -> None:
+        """Let in what comes from these sources as well.
+
+        Raises:
+            OSError: The kernel won't; nothing is filtered now.
+        """
+        ...
+
+    def detach(self) -> None:
+        """Let everything in."""
         ...

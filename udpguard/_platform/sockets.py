@@ -132,7 +132,7 @@ def _obtainable_buffer(family: int) -> int:
 
 
 def kernel_dropped(sock: socket.socket) -> int | None:
-    """How many datagrams the kernel dropped because the socket's receive buffer was full; None: it doesn't tell."""
+    """How many datagrams the kernel dropped, for want of room or by a socket filter; None: it doesn't tell."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, ValueError, struct.error):  # of a closed one, perhaps by another loop
             words = sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
@@ -143,20 +143,27 @@ def kernel_dropped(sock: socket.socket) -> int | None:
 class Drops:
     """What `kernel_dropped` tells since this was made, and of a closed socket what it told last.
 
+    The kernel counts in 32 bits. A flood makes that go round within hours, which shows as long as somebody asks once
+    meanwhile.
+
     Args:
         sock: The socket.
     """
 
-    __slots__ = ("_before", "_latest", "_sock")
+    __slots__ = ("_latest", "_sock", "_total")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._before = self._latest = kernel_dropped(sock) or 0
+        self._latest = kernel_dropped(sock) or 0
+        self._total = 0
 
     def count(self) -> int:
         """How many."""
-        self._latest = kernel_dropped(self._sock) or self._latest
-        return self._latest - self._before
+        latest = kernel_dropped(self._sock)
+        if latest is not None:
+            self._total += (latest - self._latest) % (1 << 32)
+            self._latest = latest
+        return self._total
 
 
 def check_users_socket(sock: object) -> socket.socket:

@@ -26,8 +26,8 @@ class Statistics:
         cancelled: Requests that were cancelled, and expectations that were withdrawn.
         send_errors: Sends that the operating system refused, and errors it reported of a socket.
         hook_errors: Exceptions in `on_unexpected`, `accept` and `reply_key`.
-        kernel_dropped: Datagrams that the kernel dropped before they were read, since the receive buffer was full
-            (Linux's SO_MEMINFO; 0 elsewhere). `received` does not count them.
+        kernel_dropped: Datagrams that the kernel dropped before they were read, since the receive buffer was full or a
+            socket filter took them for strangers' (Linux's SO_MEMINFO; 0 elsewhere). `received` does not count them.
         pending: Requests and expectations that wait for a reply now.
         waiting: Requests that wait to be sent now: for their turn, a name, an id, room, or the socket; and sends.
     """
