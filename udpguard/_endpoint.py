@@ -7,7 +7,7 @@ import contextlib
 import socket
 import warnings
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from typing_extensions import Self, override
 
@@ -51,6 +51,7 @@ def open_endpoint(
     ports: Ports = Ports(),  # noqa: B008 (frozen)
     limits: Limits = Limits(),  # noqa: B008 (frozen)
     allow_broadcast: bool = False,
+    kernel_filter: Literal["auto", "on", "off"] = "auto",
     on_unexpected: UnexpectedHook | None = None,
 ) -> EndpointOpener:
     """Open an endpoint: `await` it, or use it with `async with`, which closes it as well.
@@ -71,6 +72,9 @@ def open_endpoint(
         ports: The local ports that requests leave from.
         limits: What may be held at once.
         allow_broadcast: Whether `send` may go to broadcast addresses (SO_BROADCAST).
+        kernel_filter: When the kernel is to drop what strangers send, before it is queued (Linux; elsewhere, and where
+            the kernel won't, never): "auto" under a flood, "on" always, "off" never. What it drops is counted as
+            `Statistics.kernel_dropped` alone.
         on_unexpected: Called with each datagram that was not delivered; an exception in it is logged once, counted,
             and stops nothing.
 
@@ -95,8 +99,10 @@ def open_endpoint(
         raise InvalidAddressError(f"local_addr {local_addr!r} is not of the family given", address=local_addr)
     settings = Settings(DEFAULT_TIMEOUT, None).overridden(timeout, retry if retry is not None else DEFAULT)
     check_correlator(correlate)
+    if kernel_filter not in ("auto", "on", "off"):
+        raise ValueError(f"kernel_filter must be 'auto', 'on' or 'off', not {kernel_filter!r}")
     fixed = "sock" if sock is not None else "a port in local_addr" if where is not None and _port_of(where) else None
-    guard = Guard(limits, on_unexpected, checked_ports(ports, fixed))
+    guard = Guard(limits, on_unexpected, checked_ports(ports, fixed), kernel_filter)
     return EndpointOpener(guard, where, sock, family, correlate, settings, allow_broadcast=bool(allow_broadcast))
 
 
@@ -160,6 +166,7 @@ class EndpointOpener:
         sockets: list[BoundSocket] = []
         try:
             await self._open_ports(loop, sockets)
+            guard.screens.begin()
             await asyncio.sleep(0)  # the protocols learn of their transports
             local = tuple(peer_of(local_wire(sock)) for sock in sockets)
         except BaseException:
@@ -320,9 +327,11 @@ class Endpoint(Client):
 
         Args:
             name: "receive_buffer" (the bytes that the kernel granted, SO_RCVBUF in `man 7 socket`), "socket",
-                "sockname".
+                "sockname"; and "kernel_filter", whether any of its sockets has a filter now that keeps strangers out.
             default: What to return for other names.
         """
+        if name == "kernel_filter":
+            return self._guard.screens.attached
         return self._guard.channels[0].get_extra_info(name, default)
 
     def close(self) -> None:

@@ -503,6 +503,10 @@ class Exchange(Details):
 
     def _transmit(self, target: Target, payload: bytes) -> None:
         guard, registry = self._guard, self._guard.registry
+        if guard.outbox.screened:
+            tokens = [slot[0] for slot in target.slots]
+            if guard.screens.hold(target.channel, tokens, self._entry):
+                return
         now = guard.clock()  # before it leaves: the process may lose its turn right after
         try:
             if not guard.outbox.transmit(target.channel, payload, target.wire):

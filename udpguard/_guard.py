@@ -28,6 +28,7 @@ from udpguard._errors import (
 from udpguard._host import Host, Machine, host_of
 from udpguard._outbox import Outbox
 from udpguard._platform.interface import Ages
+from udpguard._screens import Screens
 from udpguard._transport import Channel
 from udpguard.core.address import (
     IPV4_WIRE,
@@ -41,7 +42,7 @@ from udpguard.core.correlation import Book, TransactionId, checked_transaction
 from udpguard.core.explain import TimeoutFacts, explain
 from udpguard.core.gate import Gate
 from udpguard.core.judge import Settled
-from udpguard.core.options import Limits, check_hook
+from udpguard.core.options import KernelFilter, Limits, check_hook
 from udpguard.core.ports import Ports
 from udpguard.core.registry import Batch, Registry
 from udpguard.core.source import Accept, Details, Entry, LongEntry
@@ -87,9 +88,16 @@ class Guard:
         limits: What may be held at once.
         on_unexpected: Told of each datagram that was not delivered.
         ports: What ports there are to ask from; None where nothing is asked through it.
+        kernel_filter: When a socket filter keeps strangers out.
     """
 
-    def __init__(self, limits: Limits, on_unexpected: UnexpectedHook | None, ports: Ports | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        on_unexpected: UnexpectedHook | None,
+        ports: Ports | None = None,
+        kernel_filter: KernelFilter = "off",
+    ) -> None:
         if not isinstance(limits, Limits):
             raise TypeError(f"limits must be a udpguard.Limits, not {limits!r}")
         check_hook("on_unexpected", on_unexpected)
@@ -112,6 +120,7 @@ class Guard:
         self._dropped_before = 0
         """What the kernel dropped at sockets that are closed."""
         self.outbox: Outbox = Outbox(self)
+        self.screens: Screens = Screens(self, kernel_filter)
         self.loop: asyncio.AbstractEventLoop | None = None
         self.clock: Callable[[], float] = time.monotonic
         self.closed: bool = False
@@ -266,6 +275,8 @@ class Guard:
         except BaseException:  # the hash of a foreign transaction may raise anything
             registry.end(entry, None)
             raise
+        if self.outbox.screened:  # its caller may send by himself, through whatever socket
+            self.screens.load_everywhere(tokens)
         self.due_at(entry.deadline)
         future.withdraws(self, entry)
         return future
@@ -509,6 +520,7 @@ class Guard:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self.screens.close()
         try:
             for entry in self.registry.close(self.clock()):
                 error = EndpointClosedError("the endpoint was closed while this was pending")

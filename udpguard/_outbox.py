@@ -40,7 +40,7 @@ class Outbox:
         guard: Whose they are.
     """
 
-    __slots__ = ("_due", "_filled", "_guard", "turn_ends")
+    __slots__ = ("_due", "_filled", "_guard", "screened", "turn_ends")
 
     watermarks: Final = (1, _TOGETHER)
     """How many are posted for a channel when `fill` must be called."""
@@ -48,6 +48,8 @@ class Outbox:
     def __init__(self, guard: Guard) -> None:
         self.turn_ends: float = -math.inf
         """Until when questions are not the first of their turn."""
+        self.screened: bool = False
+        """Whether a socket has, or is to have, a filter: nothing may leave before its answer is let in."""
         self._guard = guard
         self._filled: list[Channel] = []
         self._due = False
@@ -55,12 +57,23 @@ class Outbox:
     def begin(self, channel: Channel, data: bytes, wire: Wire, entry: Entry) -> bool:
         """Send the first question of a turn; False: it can't be sent now."""
         self.turn_ends = entry.began + _TURN
+        if self.screened and self._guard.screens.lack(channel, (wire,)):
+            self._post(channel, data, wire, entry)  # it leaves with the others, once their answers are let in
+            return True
         try:
             sent = self.transmit(channel, data, wire)
         except (OSError, EndpointClosedError):
             return False  # whoever tries again meets it again, and can explain it
         self._guard.registry.counters.sent += sent
         return sent
+
+    def _post(self, channel: Channel, data: bytes, wire: Wire, entry: Entry) -> None:
+        posted = channel.posted
+        posted.datas.append(data)
+        posted.wires.append(wire)
+        posted.entries.append(entry)
+        if len(posted.datas) in self.watermarks:
+            self.fill(channel)
 
     def fill(self, channel: Channel) -> None:
         """Take note of a channel for which the first question was posted, or so many that they should leave."""
@@ -101,6 +114,8 @@ class Outbox:
             self._send_all(channel, posted)
 
     def _send_all(self, channel: Channel, posted: Posted) -> None:
+        if self.screened:
+            self._guard.screens.load(channel, posted.wires)
         now = self._guard.clock()
         if now - posted.entries[0].began > _LONG_TURN:  # somebody blocked the loop, perhaps past deadlines
             posted = self._without_given_up(posted)

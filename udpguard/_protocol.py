@@ -12,6 +12,7 @@ from udpguard._errors import InvalidAddressError
 from udpguard._guard import Guard, UnexpectedHook
 from udpguard._platform.interface import Ages
 from udpguard._platform.sockets import Drops
+from udpguard._transport import Channel, UdpTransport
 from udpguard.core.address import Address, HostName, ReplyFrom, Wire, parse, refusal_to_ask, wire_of_source
 from udpguard.core.correlation import Correlator, check_correlator
 from udpguard.core.options import DEFAULT, DEFAULT_TIMEOUT, Default, Limits, checked_timeout
@@ -47,6 +48,7 @@ class GuardProtocol(asyncio.DatagramProtocol):
         self._guard = Guard(limits, on_unexpected)
         self._book = self._guard.registry.book(check_correlator(correlate))
         self._drops: Drops | None = None
+        self._channel: Channel | None = None
         self._port = 0
 
     @classmethod
@@ -57,6 +59,7 @@ class GuardProtocol(asyncio.DatagramProtocol):
         protocol._guard = guard
         protocol._book = guard.registry.book(None)
         protocol._drops = None
+        protocol._channel = None
         return protocol
 
     def expect(
@@ -109,6 +112,7 @@ class GuardProtocol(asyncio.DatagramProtocol):
         if self._guard.loop is None:
             self._guard.bind(asyncio.get_running_loop())
         self._guard.opened()
+        self._channel = transport if isinstance(transport, UdpTransport) else None
         sock = transport.get_extra_info("socket")
         if not self._guard.channels and sock is not None:
             self._drops = Drops(sock)
@@ -120,7 +124,10 @@ class GuardProtocol(asyncio.DatagramProtocol):
             batch: The datagrams.
             ages: Tells how many seconds ago each arrived.
         """
-        self._guard.receive(batch, ages, self._port)
+        guard = self._guard
+        guard.receive(batch, ages, self._port)
+        if guard.registry.strangers_left <= 0:
+            guard.screens.strangers_came(self._channel)
 
     @override
     def datagram_received(self, data: bytes, addr: tuple[str | object, int]) -> None:
@@ -148,6 +155,7 @@ class GuardProtocol(asyncio.DatagramProtocol):
         """Called by the transport when it is closed."""
         if self._drops is not None:
             self._drops.count()
+        self._channel = None
         if self._port > 0:
             self._guard.resume(self)  # what a spare port held back goes on without it
         self._guard.lost(exc, self._port)

@@ -81,7 +81,7 @@ class Channel(Protocol):
         ...
 
     def dropped(self) -> int:
-        """How many datagrams the kernel dropped for want of room in the receive buffer, as far as it tells."""
+        """How many datagrams the kernel dropped, for want of room or by a socket filter, as far as it tells."""
         ...
 
     def get_extra_info(self, name: str, default: object = None) -> object:

@@ -308,3 +308,16 @@ def test_drops_are_counted_past_32_bits(sock4: socket.socket, monkeypatch: pytes
     monkeypatch.setattr("udpguard._platform.sockets.kernel_dropped", lambda sock: next(told))
     drops = Drops(sock4)
     assert [drops.count() for _ in range(4)] == [6, 30, 30, 31]
+
+
+def test_a_stranger_that_passes_is_stopped_when_it_is_made_anew(sock4: socket.socket) -> None:
+    """Else a flood from one address that happens to pass would pass for ever."""
+    one = LinuxFilter(sock4)
+    with senders(*[(f"127.7.0.{i + 1}", 0) for i in range(250)]) as strangers:
+        one.attach(others(8_000))
+        passing = [stranger for stranger in strangers if gets_in(sock4, stranger)]
+        assert passing
+        one.attach(others(8_000), anew=False)
+        assert [stranger for stranger in strangers if gets_in(sock4, stranger)] == passing
+        one.attach(others(8_000))
+        assert sum(gets_in(sock4, stranger) for stranger in passing) < len(passing)

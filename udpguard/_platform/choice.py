@@ -46,14 +46,13 @@ def open_filter(sock: object) -> SocketFilter | None:
     Args:
         sock: What may be a socket of this machine.
     """
-    if sys.platform != "linux" or not isinstance(sock, socket.socket) or _wanted() != "auto":
-        return None
-    try:
-        if not has_filter(sock):
-            return LinuxFilter(sock)
-        logger.debug("%r has a socket filter of its own, which is left alone", sock)
-    except (OSError, AttributeError) as error:
-        logger.debug("%r can have no socket filter: %r", sock, error)
+    if sys.platform == "linux" and isinstance(sock, socket.socket) and _wanted() == "auto":
+        try:
+            if not has_filter(sock):
+                return LinuxFilter(sock)
+            logger.debug("%r has a socket filter of its own, which is left alone", sock)
+        except (OSError, AttributeError) as error:
+            logger.debug("%r can have no socket filter: %r", sock, error)
     return None
 
 

@@ -64,8 +64,12 @@ class SocketFilter(Protocol):
     attached: bool
     """Whether it is there now; without it everything comes in."""
 
-    def attach(self, tokens: Iterable[Token]) -> None:
+    def attach(self, tokens: Iterable[Token], *, anew: bool = True) -> None:
         """Let in only what comes from these sources, from now on; there may be a filter already.
+
+        Args:
+            tokens: The sources.
+            anew: Whether other strangers are to pass than before, which takes longer.
 
         Raises:
             OSError: The kernel won't; nothing is filtered now.

@@ -64,8 +64,10 @@ class LinuxFilter:
         """What this machine has room for."""
         self.attached: bool = False
 
-    def attach(self, tokens: Iterable[Token]) -> None:
+    def attach(self, tokens: Iterable[Token], *, anew: bool = True) -> None:
         """See `SocketFilter.attach`."""
+        if anew:
+            self._secret, self._peers = Secret(secrets.randbits), {}
         known, self._networks, self._hosts, self._peers = self._peers, {}, set(), {}
         self._add(tokens, known)
         self._load(self._built())

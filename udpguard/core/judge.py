@@ -110,6 +110,7 @@ class Judge(Ledger):
         counters = self.counters
         if reason is Reason.UNKNOWN_PEER:
             counters.unknown_peer += 1
+            self.strangers_left -= 1
             self._strangers.add(data, wire, now)
         elif reason is Reason.REJECTED:
             counters.rejected += 1

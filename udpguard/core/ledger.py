@@ -54,6 +54,8 @@ class Ledger:
         """What the hook is to be told, where there is one."""
         self.woken: deque[Details] = deque()
         """Those who waited and may go on."""
+        self.strangers_left: int = 0
+        """So many strangers more, and somebody asks whether they are a flood."""
         self.interrupt: BaseException | None = None
         """A KeyboardInterrupt or SystemExit out of `accept`, to be raised when the batch is done."""
         self.room: Gate[Entry] = Gate(limits.pending)
@@ -111,6 +113,10 @@ class Ledger:
     def known_source(self, token: Token) -> Source | None:
         """The record of a source, or None."""
         return self._sources.get(token)
+
+    def expected(self) -> list[Token]:
+        """Where all that is pending is expected from."""
+        return [token for token, source in self._sources.items() if source.live]
 
     def _sweep_sources(self) -> None:
         """Forget the least lately used of those that are idle."""

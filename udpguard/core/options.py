@@ -7,7 +7,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 
 class Default(enum.Enum):
@@ -21,6 +21,9 @@ class Default(enum.Enum):
 
 DEFAULT: Final = Default.DEFAULT
 """Stands for "not given": what the client or the endpoint says counts. Wrappers can pass it on."""
+
+KernelFilter: TypeAlias = Literal["auto", "on", "off"]
+"""When a socket filter keeps strangers out."""
 
 DEFAULT_TIMEOUT: Final = 5.0
 """The deadline of a request in seconds where nobody says otherwise."""
