@@ -17,6 +17,7 @@ MODULES: Final = {
     "pending": "bench_pending",
     "memory": "bench_memory",
     "junk": "bench_junk",
+    "flood": "bench_flood",
     "drain": "bench_drain",
     "profile": "bench_profile",
 }

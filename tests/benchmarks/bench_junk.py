@@ -75,7 +75,9 @@ def _flooded(bench: Bench, contestant: Contestant, rate: int, target: str) -> di
 
 
 @dataclass
-class _Tally(Figures):
+class Tally(Figures):
+    """What came of it, and how long each answer took."""
+
     delays: list[float] = field(default_factory=list)
 
 
@@ -94,25 +96,28 @@ async def _ask_in_the_rain(contestant: Contestant, plan: Plan) -> dict[str, Any]
         async with contestant.opens(DEADLINE) as client:
             print(json.dumps({"client": client.port, "bystander": bystander.getsockname()[1]}), flush=True)
             numbers = itertools.count()
-            await _ask_until(time.monotonic() + LEAD, client.ask, peers, plan.in_flight, numbers)
+            await ask_until(time.monotonic() + LEAD, client.ask, peers, plan.in_flight, numbers)
             started = time.monotonic()
-            tally = await _ask_until(started + plan.seconds, client.ask, peers, plan.in_flight, numbers)
+            tally = await ask_until(started + plan.seconds, client.ask, peers, plan.in_flight, numbers)
             ended = time.monotonic()
-    figures = dataclasses.asdict(tally)
-    figures["delays"] = None
+    return in_figures(tally) | {"started": started, "ended": ended}
+
+
+def in_figures(tally: Tally) -> dict[str, Any]:
+    """A tally, with quantiles instead of the single delays."""
     cuts = statistics.quantiles(tally.delays, n=100) if len(tally.delays) > 1 else None
-    return figures | {
-        "started": started,
-        "ended": ended,
+    return dataclasses.asdict(tally) | {
+        "delays": None,
         "p50_ms": cuts[49] * 1e3 if cuts else None,
         "p99_ms": cuts[98] * 1e3 if cuts else None,
     }
 
 
-async def _ask_until(
+async def ask_until(
     end: float, ask: Ask, peers: Sequence[Address], in_flight: int, numbers: itertools.count[int]
-) -> _Tally:
-    tally = _Tally()
+) -> Tally:
+    """Ask peers in turn with so many in flight, until it is that late."""
+    tally = Tally()
     with Stopwatch(tally):
         async with asyncio.TaskGroup() as group:
             for first in range(in_flight):
@@ -120,7 +125,7 @@ async def _ask_until(
     return tally
 
 
-async def _worker(end: float, ask: Ask, peers: Sequence[Address], numbers: itertools.count[int], tally: _Tally) -> None:
+async def _worker(end: float, ask: Ask, peers: Sequence[Address], numbers: itertools.count[int], tally: Tally) -> None:
     began = 0.0
     for peer in itertools.cycle(peers):
         if began > end:

@@ -20,10 +20,10 @@ that was a third to a half of stock asyncio's CPU where it was tried (`--awake` 
 then, and keeps a CPU busy). Ratios are medians of the rounds' own ratios. A run with a loss is shown as such and takes
 part in no median.
 
-The other parts take half the rounds, and tell in their files how they are measured: "pending" (cost against the
-number of others pending, `bench_pending.py`), "memory" (what a pending request holds, `bench_memory.py`), "junk"
-(goodput under a flood, `bench_junk.py`), "drain" (a backlog after a blocked loop, `bench_drain.py`), "profile" (where
-an exchange's time goes, `bench_profile.py`).
+The other parts take half the rounds, and tell in their files how they are measured: "pending" (cost against the number
+of others pending, `bench_pending.py`), "memory" (what a pending request holds, `bench_memory.py`), "junk" (goodput
+under a flood, `bench_junk.py`), "flood" (the socket filter against one, `bench_flood.py`), "drain" (a backlog after a
+blocked loop, `bench_drain.py`), "profile" (where an exchange's time goes, `bench_profile.py`).
 
 The figures are medians for people to compare within one run. Nothing asserts them: machines differ, and are noisy.
 """
@@ -42,6 +42,7 @@ from typing import Any, Final
 
 import bench_drain
 import bench_exchange
+import bench_flood
 import bench_junk
 import bench_machine
 import bench_memory
@@ -57,6 +58,7 @@ PARTS: Final[Mapping[str, Part]] = {
     "pending": bench_pending,
     "memory": bench_memory,
     "junk": bench_junk,
+    "flood": bench_flood,
     "drain": bench_drain,
     "profile": bench_profile,
 }

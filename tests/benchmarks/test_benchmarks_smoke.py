@@ -99,7 +99,7 @@ class TestCommand:
         assert "8 in flight" in ended.out
 
     def test_every_other_part_runs(self, tmp_path: Path) -> None:
-        parts = ["pending", "memory", "junk", "drain", "profile"]
+        parts = ["pending", "memory", "junk", "flood", "drain", "profile"]
         plots = tmp_path / "plots"
         ended = command(tmp_path, "--parts", *parts, "--only", "udpguard", "--plots", str(plots))
         assert ended.status == 0, ended.err
@@ -109,6 +109,14 @@ class TestCommand:
         junk = ended.runs("junk")
         assert {(run["rate"], run["target"]) for run in junk} == {(0, "client"), (200, "client"), (200, "bystander")}
         assert all(run["asked"] == run["right"] + run["wrong"] + run["lost"] > 0 for run in junk)
+        floods = ended.runs("flood")
+        assert {(run["way"], run["peers"], run["target"]) for run in floods} == {
+            (way, peers, target)
+            for way in ("off", "auto", "on")
+            for peers in (100, 4_000)
+            for target in ("client", "bystander")
+        }
+        assert all(run["asked"] == run["right"] + run["wrong"] + run["lost"] > 0 for run in floods)
         assert {run["contestant"] for run in ended.runs("memory")} == {"bare", "udpguard"}
         assert all(run["traced"] > 0 for run in ended.runs("memory"))
         assert [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 import subprocess
 import sys
@@ -119,6 +120,34 @@ async def link_local_of_another_link() -> None:
         await endpoint.send((f"fe80::b%{va}", port), b"x")
         await expectation
         await turns()
+
+
+async def filtered() -> None:
+    """A socket filter knows no links, and lets in what comes in fragments."""
+    subprocess.run(["ip", "link", "set", "lo", "mtu", "1500"], check=True)
+    lo, va, vb = (socket.if_nametoindex(link) for link in ("lo", "va", "vb"))
+
+    def answer(server: Server, data: bytes, addr: object) -> None:
+        server.send(data * 20_000, addr)
+
+    async with (
+        LinkServer(LINK_LOCAL, "lo") as server,
+        Server(answer) as long4,
+        Server(answer, "::1") as long6,
+        opened(kernel_filter="on") as endpoint,
+    ):
+        for host in (f"{LINK_LOCAL}%{lo}", f"fe80::b%{va}", f"fe80::a%{vb}"):
+            reply = await endpoint.exchange((host, server.port), b"x", timeout=3.0)
+            assert reply.peer == (host, server.port), reply
+        with endpoint.expect((LINK_LOCAL, server.port), timeout=3.0) as expectation:
+            await endpoint.send((f"{LINK_LOCAL}%lo", server.port), b"x")
+            assert (await expectation).peer == (f"{LINK_LOCAL}%{lo}", server.port)
+        for long in (long4, long6):
+            assert await endpoint.request(long.addr, b"y", timeout=3.0) == b"y" * 20_000
+        reply = await endpoint.exchange(("10.77.0.1", long4.port), b"y", timeout=3.0, reply_from="127.0.0.0/8")
+        assert reply.data == b"y" * 20_000
+        filtering = os.environ.get("UDPGUARD_BACKEND") != "portable"
+        assert endpoint.get_extra_info("kernel_filter") is filtering
 
 
 async def no_route() -> None:

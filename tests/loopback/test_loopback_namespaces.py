@@ -35,6 +35,7 @@ WHY_NOT = _why_not()
         "link_local",
         "link_local_without_scope",
         "link_local_of_another_link",
+        "filtered",
         "no_route",
         "not_permitted",
         "path_mtu",
