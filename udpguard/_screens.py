@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary
 
 from udpguard._platform.choice import open_filter
 from udpguard._platform.interface import SocketFilter
-from udpguard._transport import Channel
+from udpguard._transport import Channel, UdpTransport
 from udpguard.core.address import ANYWHERE, IPV4_WIRE, IPV6_WIRE, Token
 from udpguard.core.flood import Backoff, Flood
 from udpguard.core.gate import Gate
@@ -58,8 +58,8 @@ class Screens:
     def __init__(self, guard: Guard, mode: KernelFilter) -> None:
         self._guard = guard
         self._mode = mode
-        self._screens: WeakKeyDictionary[Channel, Screen] = WeakKeyDictionary()
-        self._deaf: WeakKeyDictionary[Channel, None] = WeakKeyDictionary()
+        self._screens: WeakKeyDictionary[UdpTransport, Screen] = WeakKeyDictionary()
+        self._deaf: WeakKeyDictionary[UdpTransport, None] = WeakKeyDictionary()
         """Those of which it is known that they can have none."""
         self._timer: asyncio.TimerHandle | None = None
         self._held: Gate[Entry] = Gate(0)
@@ -93,13 +93,14 @@ class Screens:
 
     def lack(self, channel: Channel, tokens: Collection[Token]) -> bool:
         """Take note that these are expected to answer through this socket; whether `load` must come first."""
-        screen = self._screens.get(channel) if self._mode == "auto" else self._screen(channel)
+        screen = self._screen(channel)
         return screen is not None and screen.lacks(tokens)
 
     def load(self, channel: Channel, tokens: Collection[Token]) -> None:
         """Let in what comes from these, and from all others of whom note was taken, now."""
-        if self.lack(channel, tokens):
-            self._screens[channel].load()
+        screen = self._screen(channel)
+        if screen is not None and screen.lacks(tokens):
+            screen.load()
 
     def load_everywhere(self, tokens: Collection[Token]) -> None:
         """Let in what comes from these, now and through whatever socket: nobody says what will make them answer.
@@ -151,6 +152,8 @@ class Screens:
 
     def _screen(self, channel: Channel) -> Screen | None:
         """The screen of a socket, made where there is none; None where it can have no filter."""
+        if not isinstance(channel, UdpTransport):  # the loop's own, or a simulated one
+            return None
         screen = self._screens.get(channel)
         if screen is None and channel not in self._deaf and self._mode != "off":
             found = open_filter(channel.get_extra_info("socket"))

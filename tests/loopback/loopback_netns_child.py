@@ -124,7 +124,6 @@ async def link_local_of_another_link() -> None:
 
 async def filtered() -> None:
     """A socket filter knows no links, and lets in what comes in fragments."""
-    subprocess.run(["ip", "link", "set", "lo", "mtu", "1500"], check=True)
     lo, va, vb = (socket.if_nametoindex(link) for link in ("lo", "va", "vb"))
 
     def answer(server: Server, data: bytes, addr: object) -> None:
@@ -144,8 +143,6 @@ async def filtered() -> None:
             assert (await expectation).peer == (f"{LINK_LOCAL}%{lo}", server.port)
         for long in (long4, long6):
             assert await endpoint.request(long.addr, b"y", timeout=3.0) == b"y" * 20_000
-        reply = await endpoint.exchange(("10.77.0.1", long4.port), b"y", timeout=3.0, reply_from="127.0.0.0/8")
-        assert reply.data == b"y" * 20_000
         filtering = os.environ.get("UDPGUARD_BACKEND") != "portable"
         assert endpoint.get_extra_info("kernel_filter") is filtering
 
@@ -210,6 +207,8 @@ def disable_ipv6() -> None:
 if __name__ == "__main__":
     warnings.simplefilter("error")
     set_up()
+    if sys.argv[1] == "filtered":
+        subprocess.run(["ip", "link", "set", "lo", "mtu", "1500"], check=True)
     if sys.argv[1] == "no_ipv6":
         disable_ipv6()
     with asyncio.Runner(loop_factory=loop_factory()) as runner:

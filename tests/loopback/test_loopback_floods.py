@@ -433,7 +433,10 @@ async def test_auto_what_is_pending_when_it_comes_is_answered() -> None:
 
 @filtered
 @pytest.mark.usefixtures("small_floods")
-async def test_auto_who_is_asked_under_it_answers_and_who_was_asked_lately_may_go_on(caplog: Any) -> None:
+async def test_auto_who_is_asked_under_it_answers_and_who_was_asked_lately_may_go_on(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flood, "_SHORTEST_PATIENCE", 60.0)
     caplog.set_level(logging.DEBUG, "udpguard")
     with Crowd() as crowd:
         async with opened(timeout=10.0) as endpoint:

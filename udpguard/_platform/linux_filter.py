@@ -29,6 +29,9 @@ _SO_GET_FILTER: Final = _SO_ATTACH_FILTER
 
 # A list is exact and cheap while it is short: 128 sources are 200 instructions, attached in 70 µs.
 _MOST_LISTED: Final = 128
+# Each new host among those that are listed beside a Bloom filter has that built again, in up to 10 ms. Where there are
+# more than a few, everything goes by host, and ports don't matter.
+_FEW_HOSTS: Final = 16
 # 64 words are 250 instructions, attached in 70 µs; 1,024 are 3,150, in 0.5 ms. Two sources to a word let about 1 % of
 # strangers pass; past 2,048 sources there are more to a word, and 4,000 let 4 % pass.
 _FEWEST_WORDS: Final = 64
@@ -74,10 +77,15 @@ class LinuxFilter:
 
     def extend(self, tokens: Iterable[Token]) -> None:
         """See `SocketFilter.extend`."""
-        others = len(self._networks), len(self._hosts)
+        networks, hosts = len(self._networks), len(self._hosts)
         added = self._add(tokens, {})
         bloom = self._bloom
-        if bloom is None or others != (len(self._networks), len(self._hosts)) or self._is_cramped(bloom):
+        if (
+            bloom is None
+            or networks != len(self._networks)
+            or self._is_cramped(bloom)
+            or (hosts != len(self._hosts) and not bloom.by_host)
+        ):
             self._load(self._built())
         else:
             bloom.add([one[bloom.by_host] for one in added])
@@ -85,7 +93,8 @@ class LinuxFilter:
 
     def _is_cramped(self, bloom: BloomProgram) -> bool:
         """Whether there should be more words by now."""
-        return len(self._peers) > bloom.words * _SOURCES_A_WORD and bloom.words < self._most_words
+        count = len(self._peers) + len(self._hosts)
+        return count > bloom.words * _SOURCES_A_WORD and bloom.words < self._most_words
 
     def detach(self) -> None:
         """See `SocketFilter.detach`."""
@@ -94,7 +103,10 @@ class LinuxFilter:
             self._sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
     def _add(self, tokens: Iterable[Token], known: dict[Token, tuple[int, int]]) -> list[tuple[int, int]]:
-        """Take these sources in; the prints of the peers among them, and of their hosts. Some may be known already."""
+        """Take these sources in; the prints of the peers and hosts among them, and of their hosts.
+
+        Some may be known already.
+        """
         added: list[tuple[int, int]] = []
         secret = self._secret
         for token in tokens:
@@ -109,12 +121,14 @@ class LinuxFilter:
                 self._peers[token] = prints
                 added.append(prints)
             else:
-                self._hosts.add(secret.host(token[:16]))
+                host = secret.host(token[:16])
+                self._hosts.add(host)
+                added.append((host, host))
         return added
 
     def _built(self) -> bytearray:
         """The program for what is in now."""
-        by_host = len(self._hosts) > _MOST_LISTED
+        by_host = len(self._hosts) > (_MOST_LISTED if len(self._peers) <= _MOST_LISTED else _FEW_HOSTS)
         prints = {one[by_host] for one in self._peers.values()}
         if by_host:
             prints |= self._hosts
