@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
+import pytest
+
 from udpguard.testing import Simulation
+
+LOOP = os.environ.get("UDPGUARD_TEST_LOOP", "asyncio")
 
 
 class Echo(asyncio.DatagramProtocol):
@@ -67,3 +72,26 @@ def simulated(main: Any, seed: Any = 0, **conditions: Any) -> Any:
     """Run a coroutine function in a simulation; what it returns, and the trace."""
     with Simulation(seed, **conditions) as sim:
         return sim.run(main), sim.trace
+
+
+def really(main: Any) -> Any:
+    """Run a coroutine function on the loop under test, with real sockets."""
+    factory: Any = asyncio.SelectorEventLoop
+    if LOOP == "uvloop":
+        factory = pytest.importorskip("uvloop").new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(within(main(), 20.0))
+
+
+async def within(coroutine: Any, seconds: float) -> Any:
+    async with asyncio.timeout(seconds):
+        return await coroutine
+
+
+def in_simulation(main: Any) -> Any:
+    """Run a coroutine function in a simulation."""
+    return simulated(main, "both", delay=0.001)[0]
+
+
+everywhere = pytest.mark.parametrize("run", [really, in_simulation])
+"""A test of what works on a real network and on a simulated one."""

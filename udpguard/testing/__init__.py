@@ -8,28 +8,57 @@ from types import FunctionType as _FunctionType
 
 from udpguard.testing._conditions import ConditionArguments, Conditions, Delay
 from udpguard.testing._hosts import Host
+from udpguard.testing._impostor import Impostor
 from udpguard.testing._loop import DeadlockError, VirtualLoop
 from udpguard.testing._network import Datagram, Network, Route
+from udpguard.testing._relay import Relay
+from udpguard.testing._replay import ReplayedNetwork, replay
+from udpguard.testing._server import (
+    Answer,
+    Answers,
+    Handler,
+    Request,
+    SentFrom,
+    Server,
+    canned,
+    echo,
+    silent,
+    with_other_id,
+)
 from udpguard.testing._simulation import Simulation, run
 from udpguard.testing._trace import Event, Icmp, Kind, Seed, Trace
 
 __all__ = [
+    "Answer",
+    "Answers",
     "ConditionArguments",
     "Conditions",
     "Datagram",
     "DeadlockError",
     "Delay",
     "Event",
+    "Handler",
     "Host",
     "Icmp",
+    "Impostor",
     "Kind",
     "Network",
+    "Relay",
+    "ReplayedNetwork",
+    "Request",
     "Route",
     "Seed",
+    "SentFrom",
+    "Server",
     "Simulation",
     "Trace",
     "VirtualLoop",
+    "canned",
+    "echo",
+    "replay",
     "run",
+    "silent",
+    "with_other_id",
 ]
 
 

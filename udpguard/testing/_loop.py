@@ -64,7 +64,7 @@ class _Jump(selectors.BaseSelector):
 
     @override
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        arrives = self._network.next_arrival()
+        arrives, before = self._network.next_arrival(), self.now
         if timeout is None:
             if arrives is None:
                 raise DeadlockError(_deadlock(self.now))
@@ -73,7 +73,7 @@ class _Jump(selectors.BaseSelector):
             wakes = self.now + timeout
             self.now = wakes if arrives is None else max(self.now, min(wakes, arrives))
         if arrives is not None and arrives <= self.now:
-            self._network.deliver(self.now, idle=timeout != 0)
+            self._network.deliver(self.now, idle=timeout != 0 and self.now == before)
         return []
 
 

@@ -8,10 +8,12 @@ is sent; each host has a generator of its own for ports and ids. So the same pro
 from __future__ import annotations
 
 import asyncio
+import errno
 import heapq
 import itertools
 import random
 import socket
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -40,6 +42,10 @@ from udpguard.testing._trace import Event, Icmp, Kind, Seed, Trace
 
 # For documentation, and nobody's (RFC 5737, RFC 3849).
 _CLIENT: Final = ("198.51.100.1", "2001:db8:ffff::1")
+
+AT: Final = "at "
+"""How the note of what came to a group begins; a host's address follows."""
+FORGED: Final = "forged"
 
 
 class Datagram(NamedTuple):
@@ -101,7 +107,7 @@ class Network:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = itertools.count()
-        self._sent = 0
+        self._sent: int = 0
         self.client: Host = self.host(*_CLIENT)
         """The host that the program runs on, unless it enters another: 198.51.100.1 and 2001:db8:ffff::1."""
 
@@ -152,7 +158,8 @@ class Network:
     def give_link_local(self, host: Host, wire: Wire) -> Wire:
         """Give a host an address on the link of this one, as every interface has one."""
         scope = peer_of(wire).host.partition("%")[2]
-        own = literal_wire(f"fe80::ff:fe00:{self._hosts.index(host) + 1:x}%{scope}")
+        number = zlib.crc32(host.addresses[0].encode("ascii"))  # of the host alone, whatever others there are
+        own = literal_wire(f"fe80::ff:{number >> 16:x}:{number & 0xFFFF:x}%{scope}")
         self._owners[host_token(own)] = host
         host.add_address(own)
         return own
@@ -241,7 +248,7 @@ class Network:
 
         Args:
             now: The time.
-            idle: Whether the program has nothing to do before time passes.
+            idle: Whether the program has nothing more to do before time passes.
         """
         while self._heap and self._heap[0][0] <= now:
             when, _, action, args = heapq.heappop(self._heap)
@@ -273,9 +280,10 @@ class Network:
         """
         refusal = self._links.conditions(source, wire).send_error
         if refusal is not None:
-            error = failure(refusal)
-            self._record(leaves, "failed", _Sent(0, host, source, wire, data), str(error.strerror))
-            raise error
+            self._record(
+                leaves, "failed", _Sent(0, host, source, wire, data), errno.errorcode.get(refusal, str(refusal))
+            )
+            raise failure(refusal)
         if leaves > self.now:
             self._later(leaves, self._leave, host, data, source, wire)
         else:
@@ -296,7 +304,7 @@ class Network:
         wires = (_literal(source), _literal(destination))
         self._sent += 1
         sent = _Sent(self._sent, self.client, *wires, bytes(data))
-        self._record(self.now, "sent", sent, "forged")
+        self._record(self.now, "sent", sent, FORGED)
         self._later(self.now + delay, self._arrive, sent, sent.data, None)
 
     def inject_icmp(
@@ -382,7 +390,8 @@ class Network:
                 self._answer_icmp(at, sent, message, from_host=host is not None)
             return
         objection = sock.take(data, sent.source, at)
-        self._record(at, "dropped" if objection else "delivered", sent, objection, data)
+        note = objection or (f"{AT}{host.addresses[0]}" if to_group else "")
+        self._record(at, "dropped" if objection else "delivered", sent, note, data)
 
     def _answer_icmp(self, at: float, sent: _Sent, message: Message, *, from_host: bool = True) -> None:
         back = self._links.conditions(sent.wire, sent.source)
