@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,15 @@ def test_pytest_finds_the_fixtures_by_itself(tmp_path: Path) -> None:
     assert "seed: test_one.py::test_simulated" in done.stdout
     done = pytest_run(tmp_path, "-s", "--udpguard-seed", "other")
     assert "seed: other" in done.stdout
+
+
+def test_the_tests_that_the_documentation_prints_pass(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "testing.md").read_text(encoding="utf-8")
+    name, code = re.findall(r"^```python file=(test_\w+\.py)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[0]
+    (tmp_path / name).write_text(code, encoding="utf-8")
+    done = pytest_run(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout
 
 
 def test_a_project_that_does_not_use_them_imports_nothing(tmp_path: Path) -> None:
