@@ -631,3 +631,71 @@ def test_what_comes_before_a_transport_is_there_waits_for_it() -> None:
         return receiver.data
 
     assert simulated(main)[0] == [b"early"]
+
+
+def test_names_serve_for_binding_and_for_connecting() -> None:
+    async def main() -> Any:
+        loop = asyncio.get_running_loop()
+        loop.network.name("server.example", "192.0.2.1")  # type: ignore[attr-defined]
+        loop.network.host("192.0.2.1")  # type: ignore[attr-defined]
+        await loop.create_datagram_endpoint(Echo, local_addr=("server.example", 7))
+        transport, client = await loop.create_datagram_endpoint(Collector, remote_addr=("server.example", 7))
+        transport.sendto(b"x")
+        await asyncio.sleep(1)
+        with pytest.raises(socket.gaierror):
+            await loop.create_datagram_endpoint(Echo, local_addr=("nobody.example", 7))
+        return client.data
+
+    assert simulated(main)[0] == [b"x"]
+
+
+@pytest.mark.parametrize("burst", [63, 64, 65, 256, 1_000])
+def test_a_burst_is_read_to_its_end(burst: int) -> None:
+    async def main() -> Any:
+        network = asyncio.get_running_loop().network  # type: ignore[attr-defined]
+        async with udpguard.open_endpoint(("198.51.100.1", 4_000)) as endpoint:
+            for _ in range(burst):
+                network.inject(b"junk", ("203.0.113.1", 9), ("198.51.100.1", 4_000), delay=0.5)
+            await asyncio.sleep(0.6)
+            return endpoint.statistics().unknown_peer
+
+    assert simulated(main)[0] == burst
+
+
+@pytest.mark.parametrize("junk", [0, 100, 2_000])
+def test_a_reply_behind_junk_is_in_time_however_late_the_loop_reads_it(junk: int) -> None:
+    async def main() -> Any:
+        loop = asyncio.get_running_loop()
+        network = loop.network  # type: ignore[attr-defined]
+        network.host("192.0.2.1").bind(("192.0.2.1", 7), socket.AF_INET)
+        async with udpguard.open_endpoint(("198.51.100.1", 4_000)) as endpoint:
+            asked = asyncio.ensure_future(endpoint.exchange(("192.0.2.1", 7), b"x", timeout=1.0))
+            late = asyncio.ensure_future(endpoint.exchange(("192.0.2.1", 8), b"x", timeout=1.0))
+            await asyncio.sleep(0)
+            for _ in range(junk):
+                network.inject(b"junk", ("203.0.113.1", 9), ("198.51.100.1", 4_000), delay=0.9)
+            network.inject(b"in time", ("192.0.2.1", 7), ("198.51.100.1", 4_000), delay=0.95)
+            network.inject(b"too late", ("192.0.2.1", 8), ("198.51.100.1", 4_000), delay=1.05)
+            await asyncio.sleep(0.5)
+            loop.block(1.0)  # type: ignore[attr-defined]
+            reply = await asked
+            with pytest.raises(udpguard.UdpGuardError):
+                await late
+            return reply.data, reply.rtt
+
+    data, rtt = simulated(main, icmp=False)[0]
+    assert data == b"in time"
+    assert rtt == pytest.approx(0.95)
+
+
+def test_retransmission_succeeds_as_often_as_the_odds_say() -> None:
+    async def main() -> int:
+        await bound("192.0.2.1", 7)
+        ids = udpguard.TransactionId(0, 2, assign=True)
+        async with udpguard.open_endpoint(correlate=ids, retry=udpguard.Retry(attempts=3)) as endpoint:
+            asked = (endpoint.request(("192.0.2.1", 7), b"\0\0") for _ in range(300))
+            outcomes = await asyncio.gather(*asked, return_exceptions=True)
+            return sum(isinstance(outcome, bytes) for outcome in outcomes)
+
+    answered = sum(simulated(main, seed, loss=0.3)[0] for seed in range(10))
+    assert_within_three_sigma(answered, 3_000, 1 - (1 - 0.7**2) ** 3)

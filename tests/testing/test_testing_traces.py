@@ -160,6 +160,30 @@ def test_a_replay_gives_the_same_verdicts(seed: int, servers: bool) -> None:
     assert udpguard.Reason.DUPLICATE in reasons
 
 
+@pytest.mark.parametrize("ports", [{"rotate": True}, {"pool": 3}, {"range": (2_000, 3_000)}], ids=str)
+def test_ports_come_from_the_seed_and_a_replay_knows_them(ports: Any) -> None:
+    async def main() -> Any:
+        outcomes: list[Any] = []
+        async with (
+            Server(moody, "192.0.2.1", 53) as server,
+            Server(moody, "192.0.2.1", 54) as other,
+            udpguard.open_endpoint(ports=udpguard.Ports(**ports), timeout=0.7) as endpoint,
+        ):
+            for number in range(20):
+                where = (server, other)[number % 2].address
+                try:
+                    outcomes.append(await endpoint.request(where, b"%d" % number))
+                except udpguard.ReplyTimeoutError as error:
+                    outcomes.append(str(error))
+            return outcomes, endpoint.statistics(), {request.peer.port for request in server.requests}
+
+    first, trace = simulated(main, "ports", loss=0.2, duplicate=0.1)
+    assert simulated(main, "ports", loss=0.2, duplicate=0.1) == (first, trace)
+    assert simulated(main, "others", loss=0.2, duplicate=0.1)[1] != trace
+    assert replay(main, trace) == first
+    assert len(first[2]) > 1
+
+
 def test_a_replay_needs_no_delays_between_question_and_answer() -> None:
     async def main() -> Any:
         server = Server(echo, "192.0.2.1", 7)
