@@ -713,3 +713,18 @@ async def test_one_that_waits_to_be_let_in_can_be_cancelled_and_time_out() -> No
         endpoint.close()
         with pytest.raises(udpguard.EndpointClosedError):
             await task
+
+
+@filtered
+@pytest.mark.parametrize(
+    "ports", [udpguard.Ports(rotate=True), udpguard.Ports(pool=4)], ids=["a spare for each", "one of a pool"]
+)
+async def test_each_port_has_a_filter_of_its_own(ports: udpguard.Ports) -> None:
+    with Crowd() as crowd:
+        async with opened(kernel_filter="on", timeout=10.0, ports=ports) as endpoint:
+            for i in range(200):
+                assert await endpoint.request((f"127.4.0.{i % 100 + 1}", crowd.port), b"%d" % i) == b"%d" % i
+            asks = [endpoint.request((f"127.4.1.{i + 1}", crowd.port), b"x", reply_from="host") for i in range(100)]
+            assert await asyncio.gather(*asks) == [b"x"] * 100
+            filtered_ports = [s for s in endpoint._guard.screens._screens.values() if s.filter.attached]
+            assert len(filtered_ports) >= 3  # of either family, and at least one more
