@@ -72,7 +72,7 @@ async def converse(endpoint: udpguard.Endpoint, console: Console, host: str, por
     """Send one message and show its answer, or why there is none."""
     try:
         reply = await endpoint.exchange((host, port), message)
-    except udpguard.ReplyTimeoutError as error:
+    except (udpguard.PeerRefusedError, udpguard.ReplyTimeoutError) as error:
         console.say(f"{error}\nIs the server running there, on port {port}? (--port gives another.)")
     except socket.gaierror as error:
         console.say(f"{error.strerror}. Check its spelling, and your name server.")

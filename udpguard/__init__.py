@@ -13,6 +13,7 @@ from udpguard._errors import (
     EndpointClosedError,
     ForgerySuspectedError,
     InvalidAddressError,
+    PeerRefusedError,
     PeerUnreachableError,
     ReplyTimeoutError,
     TooManyPendingError,
@@ -21,6 +22,7 @@ from udpguard._errors import (
 from udpguard._protocol import GuardProtocol
 from udpguard.core.address import Address, Peer, ReplyFrom
 from udpguard.core.correlation import Correlator, TransactionId
+from udpguard.core.icmp import IcmpMessage
 from udpguard.core.options import DEFAULT, Default, Limits
 from udpguard.core.ports import Ports
 from udpguard.core.retransmission import AdaptiveRetry, Retry, RetryPolicy
@@ -46,11 +48,13 @@ __all__ = [
     "Expectation",
     "ForgerySuspectedError",
     "GuardProtocol",
+    "IcmpMessage",
     "InvalidAddressError",
     "Limits",
     "NearMiss",
     "Payload",
     "Peer",
+    "PeerRefusedError",
     "PeerStatistics",
     "PeerUnreachableError",
     "Ports",

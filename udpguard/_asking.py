@@ -89,7 +89,9 @@ class Asker:
             return None
         now = guard.clock()
         original = checked_id(key) if self._assigns and key is not None else None
-        question = self._registry.ask(loop.create_future(), wire, self._book, key, original, seconds, now, plain, port)
+        question = self._registry.ask(
+            loop.create_future(), wire, self._book, key, original, seconds, now, plain, port, data
+        )
         if question is None:
             return None
         if guard.closed:  # a foreign key compares as it likes

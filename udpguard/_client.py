@@ -93,6 +93,7 @@ class Expectation:
 
         Raises:
             ReplyTimeoutError: None came in time.
+            PeerRefusedError: Nothing listens where `send` sent to.
             EndpointClosedError: The endpoint was closed.
         """
         return self._future.__await__()
@@ -108,7 +109,9 @@ class Expectation:
             DatagramTooLargeError: It is more than UDP, or the path, carries.
             EndpointClosedError: The endpoint was closed.
         """
-        await self._client._send_from(self._port, self._wire, data)
+        payload = checked_data(data)
+        self._future.asks(payload)
+        await self._client._send_from(self._port, self._wire, payload)
 
     @property
     def peer(self) -> Peer:
@@ -198,6 +201,7 @@ class Client:
 
         Raises:
             ReplyTimeoutError: No reply that was accepted came in time; the message says why that may be.
+            PeerRefusedError: Nothing listens on that port: an ICMP message says so that quotes this request (Linux).
             PeerUnreachableError: It could not be sent to any of the addresses.
             InvalidAddressError: An address is malformed, or of a kind that can't answer.
             DatagramTooLargeError: The datagram is more than UDP, or the path, carries.

@@ -2,6 +2,7 @@
 
     UdpGuardError(Exception)
     ├── ReplyTimeoutError         (TimeoutError)   nobody that may answer did, in time
+    ├── PeerRefusedError          (ConnectionRefusedError)  nothing listens on the port that was asked
     ├── PeerUnreachableError      (OSError)        sending failed: no route, network down, not permitted
     ├── ForgerySuspectedError                      more wrong keys from the right place than `Limits.near_misses`
     ├── EndpointClosedError                        the endpoint was closed before or while it waited
@@ -16,12 +17,14 @@ Each has its facts as attributes, says in its message what to do next, and survi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from errno import ECONNREFUSED
 from typing import TYPE_CHECKING, ClassVar
 
 from typing_extensions import Self, override
 
 if TYPE_CHECKING:
     from udpguard.core.address import Peer
+    from udpguard.core.icmp import IcmpMessage
     from udpguard.core.verdict import NearMiss
 
 
@@ -64,9 +67,10 @@ class ReplyTimeoutError(UdpGuardError, TimeoutError):
         attempts: How many datagrams were sent.
         near_misses: What came while it waited and was not the answer: from the right place and refused, or from
             a stranger that shares the peer's host or its port.
+        icmp: What ICMP messages said of its peers meanwhile, the latest first; they are not to be believed unchecked.
     """
 
-    _fields = ("attempts", "near_misses", "peer", "timeout")
+    _fields = ("attempts", "icmp", "near_misses", "peer", "timeout")
 
     def __init__(
         self,
@@ -76,12 +80,39 @@ class ReplyTimeoutError(UdpGuardError, TimeoutError):
         timeout: float = 0.0,
         attempts: int = 0,
         near_misses: Sequence[NearMiss] = (),
+        icmp: Sequence[IcmpMessage] = (),
     ) -> None:
         super().__init__(message)
         self.peer = peer
         self.timeout = timeout
         self.attempts = attempts
         self.near_misses: tuple[NearMiss, ...] = tuple(near_misses)
+        self.icmp: tuple[IcmpMessage, ...] = tuple(icmp)
+
+
+class PeerRefusedError(UdpGuardError, ConnectionRefusedError):
+    """An ICMP message says that nothing listens on the port that was asked, and quotes what this request sent there.
+
+    Attributes:
+        peer: Who was asked.
+        errno: ECONNREFUSED.
+        strerror: Its text.
+    """
+
+    _fields = ("errno", "peer", "strerror")
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        peer: Peer | None = None,
+        errno: int = ECONNREFUSED,
+        strerror: str = "Connection refused",
+    ) -> None:
+        super().__init__(message)
+        self.peer = peer
+        self.errno = errno
+        self.strerror = strerror
 
 
 class PeerUnreachableError(UdpGuardError, OSError):

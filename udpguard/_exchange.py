@@ -85,11 +85,13 @@ class Target:
         "failed",
         "gates",
         "kept",
+        "latest",
         "original",
         "payload",
         "peer",
         "place",
         "port",
+        "refuses",
         "sent",
         "slots",
         "wire",
@@ -112,6 +114,10 @@ class Target:
         """Those it keeps to the end, since it listens."""
         self.payload: bytes | None = None
         """What leaves, once it is known and the same for each attempt."""
+        self.latest: bytes | None = None
+        """What left last."""
+        self.refuses = False
+        """Whether it said that nothing listens there. It keeps its places to the end, since the exchange listens."""
         self.slots: tuple[Slot, ...] = ()
         self.original: bytes | None = None
 
@@ -284,13 +290,13 @@ class Exchange(Details):
 
     def _take_answer(self, place: int, name: HostName, answer: Answer) -> None:
         self._unresolved -= 1
-        known = len(self._targets)
+        known, waits = len(self._targets), bool(self._left)
         if isinstance(answer, BaseException):
             self._error = answer
         else:
             self._error = self._add_resolved(place, name, answer) or self._error
         self.trouble = str(self._error) if self._error is not None else None
-        if not self._targets:
+        if not self._left:
             if not self._unresolved:
                 self._guard.fail(self._entry, self._error or _nowhere(name))
             return
@@ -300,7 +306,7 @@ class Exchange(Details):
             self._guard.due_at(self._entry.deadline)
         if len(self._targets) == known:
             return
-        if not self.attempts:
+        if not self.attempts or not waits:
             self._guard.go_on(self._entry)
         elif self._policy is None and self.step_at == math.inf and not self.heard:
             self._step_in(_NEXT_ADDRESS)
@@ -323,6 +329,45 @@ class Exchange(Details):
         return error
 
     # ------------------------------------------------------------------------------------------- going on
+
+    @property
+    def _left(self) -> list[Target]:
+        """The targets that may answer yet."""
+        return [target for target in self._targets if not target.refuses]
+
+    @override
+    def has_sent(self, wire: Wire, quote: bytes, port: int) -> bool:
+        return any(port == (target.port or 0) for target in self._asked_with(wire, quote))
+
+    def _asked_with(self, wire: Wire, quote: bytes) -> list[Target]:
+        """The target there, if what was sent to it last begins like this."""
+        return [
+            target
+            for target in self._left
+            if target.wire == wire and target.latest is not None and target.latest.startswith(quote)
+        ]
+
+    @override
+    def goes_on_without(self, wire: Wire, quote: bytes, error: UdpGuardError) -> bool:
+        """Move on to the next target, at once where the one that refuses was asked last; False: none is left."""
+        is_latest = False
+        for target in self._asked_with(wire, quote):
+            target.refuses = True
+            self._guard.registry.note_refused(self, target.slots)
+            is_latest = target.peer is self._entry.source
+        self._error = error
+        self.trouble = str(error)
+        if not self._left and not self._unresolved:
+            return False
+        self._name_untried()
+        if is_latest and self._may_send():
+            self._guard.registry.timetable.drop_step(self)
+            self._guard.go_on(self._entry)
+        return True
+
+    def _may_send(self) -> bool:
+        """Whether anybody is left to be asked now: for the first time, or again as the schedule allows."""
+        return any(not target.sent for target in self._left) or self._tries() < len(self._waits)
 
     @override
     def step(self) -> None:
@@ -359,7 +404,7 @@ class Exchange(Details):
                 return
         if busy:
             self._pass_over(busy)
-        elif not self._targets and not self._unresolved:
+        elif not self._left and not self._unresolved:
             assert self._error is not None
             raise self._error
 
@@ -377,8 +422,8 @@ class Exchange(Details):
     def _in_turn(self) -> list[Target]:
         """The targets in the order in which they are to be tried; without a schedule each is asked once."""
         if self._policy is None:
-            return [target for target in self._targets if not target.sent]
-        return sorted(self._targets, key=lambda target: (target.sent + target.failed, target.place))
+            return [target for target in self._left if not target.sent]
+        return sorted(self._left, key=lambda target: (target.sent + target.failed, target.place))
 
     def _leave_unused(self, keep: Sequence[Gate[Entry]] = ()) -> None:
         """Give back places that it was granted with targets that it did not ask after all, but for some."""
@@ -393,13 +438,19 @@ class Exchange(Details):
     def _plan_next(self) -> None:
         """Set the time of the next attempt."""
         if self._policy is None:
-            if any(not target.sent for target in self._targets):
+            if any(not target.sent for target in self._left):
                 self._step_in(_NEXT_ADDRESS)
         else:
-            tries = self.attempts + sum(target.failed for target in self._targets)
+            tries = self._tries()
             if tries < len(self._waits):
                 self._step_in(self._waits[tries - 1])
-        self.untried = tuple(peer_of(target.wire) for target in self._targets if not target.sent)
+        self._name_untried()
+
+    def _tries(self) -> int:
+        return self.attempts + sum(target.failed for target in self._targets)
+
+    def _name_untried(self) -> None:
+        self.untried = tuple(peer_of(target.wire) for target in self._left if not target.sent)
 
     def _pass_over(self, busy: list[_BusyError]) -> None:
         """Wait until one of the targets that are busy can be asked."""
@@ -516,6 +567,7 @@ class Exchange(Details):
             registry.counters.send_errors += 1
             raise sending_error(error, payload, target.wire) from error
         target.sent += 1
+        target.latest = payload
         registry.note_sent(self._entry, target.slots, target.peer, now, target.original, target.port or 0)
         self._leave_unused()
         self._plan_next()

@@ -21,6 +21,7 @@ from udpguard._errors import (
     EndpointClosedError,
     ForgerySuspectedError,
     InvalidAddressError,
+    PeerRefusedError,
     PeerUnreachableError,
     ReplyTimeoutError,
     TooManyPendingError,
@@ -41,6 +42,7 @@ from udpguard.core.address import (
 from udpguard.core.correlation import Book, TransactionId, checked_transaction
 from udpguard.core.explain import TimeoutFacts, explain
 from udpguard.core.gate import Gate
+from udpguard.core.icmp import NetworkError, sender_of
 from udpguard.core.judge import Settled
 from udpguard.core.options import KernelFilter, Limits, check_hook
 from udpguard.core.ports import Ports
@@ -71,6 +73,11 @@ class ReplyFuture(asyncio.Future[Reply]):
         """What its cancellation ends."""
         self._guard = guard
         self._entry = entry
+
+    def asks(self, data: bytes) -> None:
+        """See `Guard.asks`."""
+        if self._guard is not None and self._entry is not None:
+            self._guard.asks(self._entry, data)
 
     @override
     def cancel(self, msg: object = None) -> bool:
@@ -281,6 +288,12 @@ class Guard:
         future.withdraws(self, entry)
         return future
 
+    def asks(self, entry: Entry, data: bytes) -> None:
+        """Take note of what is sent to the peer of an expectation, so that it can be told if that refuses."""
+        entry.data = data
+        if entry.source is not None and not entry.ended:
+            self.registry.note_asked(entry, entry.source, entry.slots())
+
     def withdraw(self, entry: Entry) -> None:
         """End an exchange that its caller gave up."""
         if self.registry.withdraw(entry, self.clock()):
@@ -294,9 +307,12 @@ class Guard:
         """End an exchange with an error for its caller."""
         if entry.ended:
             return
-        if isinstance(error, PeerUnreachableError):
+        refused = isinstance(error, PeerRefusedError)
+        if refused:
+            self.registry.counters.refused += 1
+        elif isinstance(error, PeerUnreachableError):
             self.registry.counters.unreachable += 1
-        self.registry.end(entry, (Reason.LATE, self.clock()))
+        self.registry.end(entry, (Reason.LATE, self.clock()), refused=refused)
         settle_error(entry, error)
         self._pump()
 
@@ -360,8 +376,12 @@ class Guard:
         finally:
             if registry.woken:
                 self._pump()
-        if registry.interrupt is not None:
-            interrupt, registry.interrupt = registry.interrupt, None
+        self._raise_interrupt()
+
+    def _raise_interrupt(self) -> None:
+        """Raise what ends programs, if foreign code that was called meanwhile did."""
+        if self.registry.interrupt is not None:
+            interrupt, self.registry.interrupt = self.registry.interrupt, None
             raise interrupt
 
     def _raise_suspicion(self) -> None:
@@ -380,6 +400,20 @@ class Guard:
                 near_misses=registry.near_misses(entry, ()),
             )
             settle_error(entry, error)
+
+    def report(self, errors: Sequence[NetworkError], port: int = 0) -> None:
+        """Take what ICMP says of datagrams that left through a port of the endpoint; it may all be forged."""
+        unsent = self.outbox.unsent()
+        for error in errors:
+            if self.closed:
+                break
+            found = self.registry.refused_by(error, self.clock(), port, unsent)
+            if found is None:
+                continue
+            (entry, wire), refusal = found, refusal_of(error)
+            if entry.more is None or not entry.more.goes_on_without(wire, error.quote, refusal):
+                self.fail(entry, refusal)
+        self._raise_interrupt()
 
     def _tell(self) -> None:
         """Tell the hook what was not delivered, now that the registry is at rest."""
@@ -491,7 +525,7 @@ class Guard:
         latest = None if entry.source is None else entry.source.token
         peer = peer_of(latest) if isinstance(latest, bytes) else None
         attempts = more.attempts if more.asks else None if entry.sent_at is None else 1
-        near_misses = self.registry.near_misses(entry, wires)
+        near_misses, icmp = self.registry.near_misses(entry, wires), self.registry.hints(entry)
         facts = TimeoutFacts(
             asked=more.label or str(peer),
             timeout=entry.timeout,
@@ -505,9 +539,10 @@ class Guard:
             stalled=stalled,
             trouble=more.trouble,
             untried=more.untried,
+            icmp=icmp,
         )
         return ReplyTimeoutError(
-            explain(facts), peer=peer, timeout=entry.timeout, attempts=attempts or 0, near_misses=near_misses
+            explain(facts), peer=peer, timeout=entry.timeout, attempts=attempts or 0, near_misses=near_misses, icmp=icmp
         )
 
     # --------------------------------------------------------------------------------------------------- end
@@ -565,6 +600,17 @@ class Guard:
         """The counters and gauges as they are; the channels tell themselves what the kernel dropped."""
         dropped = kernel_dropped + self._dropped_before + sum(channel.dropped() for channel in self.channels)
         return self.registry.statistics(dropped)
+
+
+def refusal_of(error: NetworkError) -> PeerRefusedError:
+    """What a message says whose quote was found to be true, as an error that says what to do."""
+    peer, sender = peer_of(error.wire), sender_of(error)
+    by = f"; the message comes from {sender}, perhaps a firewall" if sender not in (None, peer.host) else ""
+    return PeerRefusedError(
+        f"{peer} refused: ICMP says that nothing listens on that port{by}; "
+        f"is the server up, and is this its address and port?",
+        peer=peer,
+    )
 
 
 def settle_error(entry: Entry, error: BaseException) -> None:

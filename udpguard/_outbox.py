@@ -107,6 +107,10 @@ class Outbox:
         self._due = False
         self.begin_turn()
 
+    def unsent(self) -> list[Entry]:
+        """Those whose questions are posted."""
+        return [entry for channel in self._filled for entry in channel.posted.entries]
+
     def _flush(self) -> None:
         while self._filled:
             channel = self._filled.pop(0)
@@ -204,6 +208,11 @@ class Held(Details):
     def wait(self) -> None:
         """Wait until the socket takes it, behind those who wait already."""
         self._guard.wait_for_socket(self._entry, self)
+
+    @override
+    def has_sent(self, wire: Wire, quote: bytes, port: int) -> bool:
+        left = self.attempts > 0 and (wire, port) == (self._wire, self._entry.port)
+        return left and self._data.startswith(quote)
 
     @override
     def step(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections.abc import Sequence
 
 from typing_extensions import override
 
@@ -15,6 +16,7 @@ from udpguard._platform.sockets import Drops
 from udpguard._transport import Channel, UdpTransport
 from udpguard.core.address import Address, HostName, ReplyFrom, Wire, parse, refusal_to_ask, wire_of_source
 from udpguard.core.correlation import Correlator, check_correlator
+from udpguard.core.icmp import NetworkError
 from udpguard.core.options import DEFAULT, DEFAULT_TIMEOUT, Default, Limits, checked_timeout
 from udpguard.core.registry import Batch
 from udpguard.core.source import Accept
@@ -139,6 +141,10 @@ class GuardProtocol(asyncio.DatagramProtocol):
         """Called by the transport when the socket has an error, which may be anybody's."""
         self._guard.registry.counters.send_errors += 1
         logger.debug("the socket reports: %r", exc)
+
+    def errors_received(self, errors: Sequence[NetworkError]) -> None:
+        """Called by udpguard's own transport with what ICMP says of datagrams that left through the socket."""
+        self._guard.report(errors, self._port)
 
     @override
     def pause_writing(self) -> None:

@@ -22,6 +22,8 @@ from udpguard._platform.choice import open_backend
 from udpguard._platform.interface import Ages, Backend
 from udpguard._platform.portable import PortableBackend, is_dual_stack
 from udpguard._platform.sockets import Drops
+from udpguard._platform.watch import watch
+from udpguard._reports import MOST, TRIES, listener_of, open_reports
 from udpguard.core.address import IPV4_WIRE, HostName, Wire, mapped_sockaddr_of, parse, peer_of, sockaddr_of
 from udpguard.core.source import Entry
 
@@ -116,7 +118,7 @@ class UdpTransport(asyncio.DatagramTransport):
         super().__init__({"socket": sock, "sockname": sock.getsockname(), "receive_buffer": granted})
         self._loop = loop
         self._sock = sock
-        self._fd = sock.fileno()
+        self._reports = open_reports(loop, sock, protocol)
         self._backend: Backend = open_backend(sock, loop)
         self._family = sock.family
         self.posted: Posted = Posted()
@@ -134,7 +136,14 @@ class UdpTransport(asyncio.DatagramTransport):
         """How much there may be to be read still of what a blocked loop left."""
         self.set_protocol(protocol)
         self._begun = False
-        loop.add_reader(self._fd, self._on_readable)
+        try:
+            self._watch = watch(
+                loop, sock, self._on_readable, self._on_writable, has_error_queue=self._reports is not None
+            )
+        except NotImplementedError:
+            if self._reports is not None:
+                self._reports.close()
+            raise
         loop.call_soon(self._begin)
 
     def _begin(self) -> None:
@@ -144,7 +153,11 @@ class UdpTransport(asyncio.DatagramTransport):
     # --------------------------------------------------------------------------------------------- reading
 
     def _on_readable(self) -> None:
-        if self._drain(_BATCH) < _BATCH:
+        count = self._drain(_BATCH)
+        if not count and self._reports is not None and not self._closing:
+            # Only an error wakes the loop for nothing; it would for ever, and what is queued fills the receive buffer.
+            self._reports.read()
+        if count < _BATCH:
             return
         stop = time.monotonic() + _DRAIN_SECONDS
         for _ in range(_MORE_BATCHES):
@@ -156,6 +169,12 @@ class UdpTransport(asyncio.DatagramTransport):
         if self._behind <= 0:
             self._behind = self.get_extra_info("receive_buffer") // _SMALLEST
         stop = time.monotonic() + _DRAIN_SECONDS
+        while self._begun and not self._closing and self._reports is not None and self._behind > 0:
+            if not self._reports.read():
+                break
+            self._behind -= MOST
+            if time.monotonic() >= stop:
+                return False
         while self._drain(_BATCH) == _BATCH:
             self._behind -= _BATCH  # an error counts as much, so that a socket that has nothing else ends this too
             if self._behind <= 0:  # what the buffer held has been read: the rest came since
@@ -171,14 +190,28 @@ class UdpTransport(asyncio.DatagramTransport):
         try:
             batch = self._backend.receive(most)
         except OSError as error:
-            if error.errno in (errno.EBADF, errno.ENOTSOCK):
-                self._end(error)
-                return 0
-            self._protocol.error_received(error)
-            return most  # there may be more behind it
+            found = self._receive_again(error, most)
+            if found is None:
+                return most  # there may be more behind it
+            batch = found
         if batch:
             self._deliver(batch, self._backend.ages)
         return len(batch)
+
+    def _receive_again(self, error: OSError, most: int) -> list[tuple[bytes, Wire]] | None:
+        """Read what an error was in the way of that has to do with a datagram sent before; None: there are more."""
+        if error.errno in (errno.EBADF, errno.ENOTSOCK):
+            self._end(error)
+            return []
+        if self._reports is None or not self._reports.excuses(error, 0):
+            self._protocol.error_received(error)
+            return None
+        try:
+            return self._backend.receive(most)
+        except OSError:
+            return None
+        finally:
+            self._reports.read_and_tell_soon()
 
     def dropped(self) -> int:
         """See `Channel.dropped`."""
@@ -194,6 +227,8 @@ class UdpTransport(asyncio.DatagramTransport):
         self._protocol = protocol
         batched: Deliver | None = getattr(protocol, "batch_received", None)
         self._deliver = self._deliver_each if batched is None else batched
+        if self._reports is not None:
+            self._reports.listener = listener_of(protocol)
 
     @override
     def get_protocol(self) -> asyncio.DatagramProtocol:
@@ -232,7 +267,11 @@ class UdpTransport(asyncio.DatagramTransport):
         """See `Channel.transmit_many`."""
         if self._closing or self._queue or self._watched:
             return 0
-        return self._backend.send_many(datas, wires)
+        done = self._backend.send_many(datas, wires)
+        if done < len(datas) and self._reports is not None:
+            # Perhaps for an error, which the call has taken off the socket, so that nobody else would meet it.
+            self._reports.read_and_tell_soon()
+        return done
 
     @override
     def sendto(self, data: Buffer, addr: tuple[Any, ...] | str | Buffer | None = None) -> None:
@@ -266,23 +305,43 @@ class UdpTransport(asyncio.DatagramTransport):
     def _send(self, data: bytes, wire: Wire) -> bool:
         """Send; if the socket or the device is busy, see to it that `_on_writable` will be called."""
         try:
-            if self._backend.send(data, wire):
-                return True
-            self._loop.add_writer(self._fd, self._on_writable)
+            sent: bool | None = self._backend.send(data, wire)
         except OSError as error:
-            if error.errno != errno.ENOBUFS:
-                raise
+            sent = self._send_again(error, data, wire)
+        if sent:
+            return True
+        if sent is None:
             self._loop.call_later(_NO_BUFFERS_WAIT, self._on_writable)
+        else:
+            self._watch.watch_writable()
         self._watched = True
         return False
+
+    def _send_again(self, error: OSError, data: bytes, wire: Wire) -> bool | None:
+        """Send what failed, if that was for an error which was pending already; None: later."""
+        for tries in range(TRIES):
+            if error.errno == errno.ENOBUFS:
+                return None
+            if self._reports is None or not self._reports.excuses(error, tries):
+                raise error
+            try:
+                sent = self._backend.send(data, wire)
+            except OSError as another:
+                error = another
+            else:
+                self._reports.read_and_tell_soon()
+                return sent
+        return None  # somebody sends forged errors as fast as they can be read
 
     def _on_writable(self) -> None:
         if self._over:
             return
         if self._watched:
             self._watched = False
-            self._loop.remove_writer(self._fd)
+            self._watch.ignore_writable()
         self._flush()
+        if self._watched and self._reports is not None:
+            self._reports.read_and_tell_soon()  # which may be why it was called
         if self._closing:
             if not self._queue:
                 self._end(None)
@@ -357,7 +416,7 @@ class UdpTransport(asyncio.DatagramTransport):
             return
         self._closing = True
         if self._queue and not self._loop.is_closed():
-            self._loop.remove_reader(self._fd)
+            self._watch.ignore_readable()
         else:
             self._end(None)
 
@@ -373,10 +432,9 @@ class UdpTransport(asyncio.DatagramTransport):
             return
         self._over = self._closing = True
         self.dropped()
-        if not self._loop.is_closed():
-            if self._sock.fileno() == self._fd:  # else somebody closed it, and the number may be another's
-                self._loop.remove_reader(self._fd)
-                self._loop.remove_writer(self._fd)
+        is_closed = self._loop.is_closed()
+        self._watch.end(loop_is_closed=is_closed)
+        if not is_closed:
             self._loop.call_soon(self._protocol.connection_lost, error)
         self._sock.close()
 

@@ -15,9 +15,11 @@ from udpguard import (
     DuplicateTransactionError,
     EndpointClosedError,
     ForgerySuspectedError,
+    IcmpMessage,
     InvalidAddressError,
     NearMiss,
     Peer,
+    PeerRefusedError,
     PeerUnreachableError,
     Reason,
     ReplyTimeoutError,
@@ -26,11 +28,17 @@ from udpguard import (
 )
 
 PEER = Peer("192.0.2.1", 161)
+SAID = IcmpMessage(PEER, "192.0.2.254", "the host is unreachable", 3, 1, count=2)
 MISS = NearMiss(PEER, Reason.REJECTED, 3, b"x")
 
 EXAMPLES: list[tuple[type[UdpGuardError], type[Exception], dict[str, Any]]] = [
     (UdpGuardError, Exception, {}),
-    (ReplyTimeoutError, TimeoutError, {"peer": PEER, "timeout": 2.0, "attempts": 3, "near_misses": (MISS,)}),
+    (
+        ReplyTimeoutError,
+        TimeoutError,
+        {"peer": PEER, "timeout": 2.0, "attempts": 3, "near_misses": (MISS,), "icmp": (SAID,)},
+    ),
+    (PeerRefusedError, ConnectionRefusedError, {"peer": PEER, "errno": errno.ECONNREFUSED, "strerror": "refused"}),
     (PeerUnreachableError, OSError, {"peer": PEER, "errno": errno.ENETUNREACH, "strerror": "Network is unreachable"}),
     (ForgerySuspectedError, Exception, {"peer": PEER, "limit": 5, "near_misses": (MISS,)}),
     (EndpointClosedError, Exception, {}),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from udpguard import NearMiss, Peer, Reason
+from udpguard import IcmpMessage, NearMiss, Peer, Reason
 from udpguard.core.explain import WAITED_FOR, TimeoutFacts, explain, shown
 
 BLOCKED = ": look for calls that block (asyncio's debug mode names them)"
@@ -43,9 +43,19 @@ def test_the_busiest_stranger_is_named() -> None:
     )
 
 
+def said(meaning: str, sender: str | None = "192.0.2.254", peer: str = "192.0.2.1", mtu: int = 0) -> IcmpMessage:
+    return IcmpMessage(Peer(peer, 161), sender, meaning, 3, 1, mtu)
+
+
 @pytest.mark.parametrize(
     ("facts", "cause"),
     [
+        ({"icmp": [said("the host is unreachable"), said("x")], "near_misses": [refused()], "stalled": 9.0},
+         "an ICMP message from 192.0.2.254 says that the host is unreachable"),
+        ({"icmp": [said("the host is unreachable", None, "192.0.2.7")]},
+         "an ICMP message says of 192.0.2.7:161 that the host is unreachable"),
+        ({"icmp": [said("the path carries no more than 1,400 bytes", mtu=1_400)]},
+         "an ICMP message from 192.0.2.254 says that the path carries no more than 1,400 bytes: send less at once"),
         ({}, "datagrams get lost: is the server up? if so, pass retry=udpguard.Retry() to send again"),
         ({"attempts": 3}, "is the server up, and does a firewall let its replies through?"),
         ({"heard": True}, "it was acknowledged, but its answer never came"),

@@ -752,4 +752,4 @@ def test_a_question_is_counted_out_of_its_book_where_others_were_forgotten() -> 
     source = records.source(wire(SERVER))
     assert len(source.books) == 1
     assert len(records.receive_batch([(bytes(17), wire(SERVER))], 0.5)) == 1
-    assert (source.live, source.live_by_book) == (0, {17: 0})
+    assert (source.live, source.live_by_book) == (0, None)

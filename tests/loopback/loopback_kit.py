@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import selectors
 import socket
 import struct
@@ -135,11 +136,17 @@ async def _same_port(stack: contextlib.AsyncExitStack, hosts: tuple[str, ...], h
 
 
 def closed_port(host: str = "127.0.0.1") -> tuple[str, int]:
-    """An address that nobody listens at."""
-    with contextlib.closing(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)) as s:
-        s.bind((host, 0))
-        found, port = s.getsockname()[:2]
-        return (found, port)
+    """An address that nobody listens at, nor gets by chance: it is none of those that the system gives away."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with (
+            contextlib.closing(
+                socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+            ) as sock,
+            contextlib.suppress(OSError),
+        ):
+            sock.bind((host, port))
+            return (host, port)
 
 
 @contextlib.asynccontextmanager

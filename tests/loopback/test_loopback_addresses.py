@@ -53,7 +53,8 @@ def test_the_next_address_of_a_name_is_tried_after_250_ms() -> None:
         with pytest.MonkeyPatch.context() as monkeypatch:
             loop = asyncio.get_running_loop()
             Names(loop, monkeypatch, localhost=["127.0.0.2", "127.0.0.3", "127.0.0.1"])
-            async with Server(echo) as server, opened() as endpoint:
+            async with same_port("127.0.0.2", "127.0.0.3", "127.0.0.1") as (*_, server), opened() as endpoint:
+                server.handler = echo
                 began = loop.time()
                 reply = await endpoint.exchange(("localhost", server.port), b"x", timeout=5.0)
                 assert loop.time() - began == pytest.approx(0.5, abs=0.01)
@@ -405,7 +406,7 @@ async def test_a_dead_peer_costs_the_live_ones_nothing() -> None:
         for i in range(50):
             assert await endpoint.request(server.addr, b"%d" % i, timeout=2.0) == b"%d" % i
         for outcome in await asyncio.gather(*dead, return_exceptions=True):
-            assert isinstance(outcome, udpguard.ReplyTimeoutError)
+            assert isinstance(outcome, (udpguard.PeerRefusedError, udpguard.ReplyTimeoutError))
         assert endpoint.statistics().send_errors == 0
 
 

@@ -275,7 +275,7 @@ async def test_one_wake_up_reads_so_many_and_no_more(server: Answerer) -> None:
     async with opened(correlate=TransactionId(0, 2), limits=Limits(pending=2000)) as endpoint:
         tasks = [ask(endpoint, server, number.to_bytes(2, "big"), 30.0) for number in range(1000)]
         channel: Any = endpoint._guard.channels[0]
-        asyncio.get_running_loop().remove_reader(channel._fd)
+        channel._watch.ignore_readable()
         await turns(20)
         server.block_until_answered(1000)
         channel._on_readable()

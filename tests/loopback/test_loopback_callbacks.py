@@ -385,7 +385,7 @@ def test_an_interrupt_in_accept_while_a_stall_is_caught_up_loses_no_deadline() -
             ask(endpoint, server, b"11", timeout=0.3),
         ]
         await until(lambda: len(server.got) == 2)
-        asyncio.get_running_loop().remove_reader(endpoint._guard.channels[0]._fd)  # type: ignore[attr-defined]
+        endpoint._guard.channels[0]._watch.ignore_readable()  # type: ignore[attr-defined]
         server.send(b"00", server.got[0][1])
         await asyncio.sleep(10)
 

@@ -321,7 +321,8 @@ async def test_a_forgotten_endpoint_gives_a_resource_warning_of_our_own_and_clos
     channels: list[Any] = list(endpoint._guard.channels)
     holder: list[object] = [endpoint]
     del endpoint
-    assert open_files() == before + 2 or not before
+    # Where a loop does not bear errors in a socket's queue, there is an epoll object for each.
+    assert open_files() in (before + 2, before + 4) or not before
     with pytest.warns(ResourceWarning, match=r"udpguard.*open_endpoint") as caught:
         forget(holder)
     assert len(caught) == 1

@@ -28,11 +28,13 @@ CONTRACT = [
     "EndpointOpener",
     "Expectation",
     "GuardProtocol",
+    "IcmpMessage",
     "InvalidAddressError",
     "Limits",
     "NearMiss",
     "Payload",
     "Peer",
+    "PeerRefusedError",
     "PeerStatistics",
     "PeerUnreachableError",
     "Reason",
@@ -97,6 +99,7 @@ def test_each_of_its_methods_and_properties_has_one_too(name: str, kind: type) -
 def test_the_tree_of_errors() -> None:
     parents = {
         udpguard.ReplyTimeoutError: TimeoutError,
+        udpguard.PeerRefusedError: ConnectionRefusedError,
         udpguard.PeerUnreachableError: OSError,
         udpguard.InvalidAddressError: ValueError,
         udpguard.DatagramTooLargeError: ValueError,

@@ -28,7 +28,8 @@ class Correlator(abc.ABC):
     def request_key(self, data: bytes) -> Hashable | None:
         """The key in a request, or None where it has none: such requests to one peer take turns.
 
-        What it raises goes to the caller of the request.
+        What it raises goes to the caller of the request. It is also shown what ICMP messages quote of requests, which
+        may be cut off or forged; what it raises then counts as None.
         """
 
     @abc.abstractmethod
@@ -111,6 +112,9 @@ class TransactionId(Correlator):
         return f"TransactionId({self.offset}, {self.length}{elsewhere}{', assign=True' if self.assign else ''})"
 
 
+_MOST_READERS: Final = 16
+
+
 class Book:
     """One space of keys: all the clients of an endpoint whose replies carry their keys alike.
 
@@ -118,11 +122,13 @@ class Book:
     the longest key, the least likely to fit by accident.
     """
 
-    __slots__ = ("__weakref__", "correlator", "number", "rank", "reply_begin", "reply_end")
+    __slots__ = ("__weakref__", "correlator", "number", "rank", "readers", "reply_begin", "reply_end")
 
     def __init__(self, number: int, correlator: Correlator | None) -> None:
         self.number: int = number
         self.correlator: Correlator | None = correlator
+        self.readers: tuple[Correlator, ...] = ()
+        """Those whose requests have their keys here: not all need have them at the same place."""
         self.rank: int = -correlator.length if isinstance(correlator, TransactionId) else 0
         self.reply_begin: int = 0
         """Where the key begins in a reply."""
@@ -130,6 +136,15 @@ class Book:
         """Where it ends; 0 where the correlator must be asked."""
         if type(correlator) is TransactionId:
             self.reply_begin, self.reply_end = correlator.reply_offset, correlator.reply_end
+
+    def read_by(self, correlator: Correlator) -> None:
+        """Remember that one more finds its requests' keys in its own way."""
+        if type(correlator) is TransactionId:
+            if any(known.offset == correlator.offset for known in self.readers if isinstance(known, TransactionId)):
+                return
+        elif self.readers:
+            return
+        self.readers = (*self.readers, correlator)[-_MOST_READERS:]
 
 
 def space_of(correlator: Correlator) -> Hashable:

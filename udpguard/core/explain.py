@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from udpguard.core.address import Peer
+from udpguard.core.icmp import IcmpMessage
 from udpguard.core.verdict import NearMiss, Reason
 
 _STALL: Final = 0.1
@@ -49,6 +50,7 @@ class TimeoutFacts:
         stalled: By how many seconds the event loop was late.
         untried: Other addresses of the same servers that were never tried.
         trouble: Why it could not be sent again.
+        icmp: What ICMP messages said of its peers, the latest first.
     """
 
     asked: str
@@ -63,6 +65,7 @@ class TimeoutFacts:
     stalled: float
     untried: Sequence[Peer]
     trouble: str | None = None
+    icmp: Sequence[IcmpMessage] = ()
 
 
 def explain(facts: TimeoutFacts) -> str:
@@ -76,6 +79,8 @@ def explain(facts: TimeoutFacts) -> str:
 def _cause(facts: TimeoutFacts) -> str:
     refused = [miss for miss in facts.near_misses if miss.reason is Reason.REJECTED]
     strangers = [miss for miss in facts.near_misses if miss.reason is not Reason.REJECTED]
+    if facts.icmp:
+        return _reported(facts)
     if facts.objection is not None:
         raised = shown(facts.objection, str)
         if not isinstance(facts.objection, NoDecisionError):
@@ -97,6 +102,15 @@ def _cause(facts: TimeoutFacts) -> str:
             f'if that is the same server, pass reply_from=("{likeliest.peer.host}", {likeliest.peer.port})'
         )
     return _silence(facts)
+
+
+def _reported(facts: TimeoutFacts) -> str:
+    """What ICMP says, which anybody may have sent."""
+    latest = facts.icmp[0]
+    sender = f"an ICMP message from {latest.sender}" if latest.sender is not None else "an ICMP message"
+    about = "" if str(latest.peer) == facts.asked else f" of {latest.peer}"
+    advice = ": send less at once" if latest.mtu else ""
+    return f"{sender} says{about} that {latest.meaning}{advice}"
 
 
 def _silence(facts: TimeoutFacts) -> str:

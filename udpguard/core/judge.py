@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 from udpguard.core.address import IPV6_WIRE, Token, Wire, has_scope, peer_of, without_scope
 from udpguard.core.correlation import Book, Slot, TransactionId
 from udpguard.core.explain import NoDecisionError, shown
-from udpguard.core.ledger import Ledger
+from udpguard.core.ledger import Ledger, asked
 from udpguard.core.source import Details, Entry, Source
 from udpguard.core.verdict import Decision, NearMiss, Reason, Reply, Unexpected
 
@@ -289,7 +289,7 @@ class Judge(Ledger):
     def _expire(self, entry: Entry, now: float, *, taken_out: bool = False) -> None:
         """End what has reached its deadline, taken out of the timetable or not."""
         self.counters.timed_out += 1
-        for peer in _asked(entry):
+        for peer in asked(entry):
             peer.timed_out += 1
         if entry.more is not None and entry.more.adapts and entry.source is not None:
             entry.source.back_off()
@@ -315,6 +315,8 @@ class Judge(Ledger):
         self._sources.clear()
         self._ended.clear()
         self.soil.clear()
+        self._elsewhere.clear()
+        self._hints.clear()
         self.timetable.clear()
         self.woken.clear()
         return list(entries)
@@ -345,9 +347,3 @@ def _keyless(source: Source) -> Iterator[Entry]:
         first = next(iter(keyless))
         yield first  # mostly it takes the datagram, and the others need not be looked at
         yield from [entry for entry in keyless if entry is not first]
-
-
-def _asked(entry: Entry) -> list[Source]:
-    if entry.more is not None and entry.more.asked:
-        return entry.more.asked
-    return [entry.source] if entry.source is not None else []

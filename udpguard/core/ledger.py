@@ -13,6 +13,7 @@ from udpguard.core.address import IPV6_WIRE, Token, Wire, has_scope, peer_of, wi
 from udpguard.core.correlation import Book, Correlator, Slot, TransactionId, space_of
 from udpguard.core.explain import shown
 from udpguard.core.gate import Gate
+from udpguard.core.icmp import Hints
 from udpguard.core.ids import IdPool, RandomBits
 from udpguard.core.memory import Ended, Mark, Passers
 from udpguard.core.options import Limits
@@ -74,6 +75,9 @@ class Ledger:
         self._strangers = Passers()
         self._rejected = Passers()
         self._shapes = Shapes()
+        self._hints = Hints()
+        self._elsewhere: dict[Wire, dict[Entry, None]] = {}
+        """Those who asked a peer, but expect the answer from elsewhere alone: by that peer, the oldest first."""
         self._books: WeakValueDictionary[object, Book] = WeakValueDictionary()
         self._keyless_book = Book(0, None)
         self._last_book = 0
@@ -92,6 +96,7 @@ class Ledger:
         if book is None:
             self._last_book += 1
             book = self._books[space] = Book(self._last_book, correlator)
+        book.read_by(correlator)
         return book
 
     def source(self, token: Token) -> Source:
@@ -222,11 +227,10 @@ class Ledger:
         """The ids that are assigned for a peer."""
         assert isinstance(book.correlator, TransactionId)
         source = self.source(token)
-        if source.pools is None:
-            source.pools = {}
-        pool = source.pools.get(book.number)
+        pools = source.own_pools()
+        pool = pools.get(book.number)
         if pool is None:
-            pool = source.pools[book.number] = IdPool(token, book.number, book.correlator, self._random_bits)
+            pool = pools[book.number] = IdPool(token, book.number, book.correlator, self._random_bits)
         return pool
 
     def assign(self, pool: IdPool, tokens: Sequence[Token], now: float, asked: Wire | None = None) -> Slot | None:
@@ -244,18 +248,21 @@ class Ledger:
         self.end(entry, (Reason.LATE, now))
         return True
 
-    def end(self, entry: Entry, how: tuple[Reason, float] | None, *, expired: bool = False) -> None:
+    def end(
+        self, entry: Entry, how: tuple[Reason, float] | None, *, expired: bool = False, refused: bool = False
+    ) -> None:
         """End an exchange, whatever the reason, and remember it for a while; None: nothing was sent, so forget it.
 
-        One that expired was taken out of the timetable already.
+        One that expired was taken out of the timetable already. What was refused is never answered.
         """
         entry.ended = True
-        mark = self._note_end(entry, how)
+        mark = self._note_end(entry, how, refused=refused)
         if entry.timeout != math.inf and not expired:
             self.timetable.drop()
         if entry.roomy:
             self._leave(self.room)
         slots = entry.slots()
+        self._forget_elsewhere(entry)
         if entry.listens:
             self._listening -= 1
             for slot in slots:
@@ -270,6 +277,22 @@ class Ledger:
         elif entry.sent_at is not None and slots[0][2] is None:  # it asked, and so has its peer's turn
             assert entry.source is not None
             self._leave(entry.source)
+
+    def note_asked(self, entry: Entry, peer: Source, slots: Iterable[Slot]) -> None:
+        """Take note whom an exchange asked, so that what ICMP says of it is known to be its."""
+        wire = peer.token
+        if isinstance(wire, bytes) and all(slot[0] != wire for slot in slots):
+            self._elsewhere.setdefault(wire, {})[entry] = None
+
+    def _forget_elsewhere(self, entry: Entry) -> None:
+        if not self._elsewhere:
+            return
+        for wire in [peer.token for peer in asked(entry) if isinstance(peer.token, bytes)]:
+            entries = self._elsewhere.get(wire)
+            if entries is not None:
+                entries.pop(entry, None)
+                if not entries:
+                    del self._elsewhere[wire]
 
     def _end_details(self, entry: Entry, more: Details) -> None:
         if more.woken and self.no_spare.has_queue:  # perhaps for a spare port, which is another's now
@@ -336,7 +359,7 @@ class Ledger:
         return self.source(token)
 
     def note_sent(
-        self, entry: Entry, slots: Iterable[Slot], peer: Source, now: float, original: bytes | None, port: int = 0
+        self, entry: Entry, slots: Sequence[Slot], peer: Source, now: float, original: bytes | None, port: int = 0
     ) -> None:
         """Take note that a datagram of this exchange left, from a port, which replies in these slots answer."""
         self.held.discard(entry)
@@ -353,6 +376,7 @@ class Ledger:
         more.attempts += 1
         if peer not in more.asked:
             more.asked.append(peer)
+            self.note_asked(entry, peer, slots)
         for slot in slots:
             earlier = more.sends.get(slot)
             if earlier is None:
@@ -385,14 +409,22 @@ class Ledger:
         """When such a request may leave from there, where there is no other port."""
         return self.soil.blocked_until(port, tokens, self._covering_tokens(asked))
 
-    def _note_end(self, entry: Entry, how: tuple[Reason, float] | None) -> Mark | None:
+    def _note_end(self, entry: Entry, how: tuple[Reason, float] | None, *, refused: bool) -> Mark | None:
         if how is None:
             return None
         mark = (*how, entry.port)
-        self._note_soil(entry, mark)
+        self._note_soil(entry, mark, refused=refused)
         return mark
 
-    def _note_soil(self, entry: Entry, mark: Mark) -> None:
+    def note_refused(self, more: Details, slots: Iterable[Slot]) -> None:
+        """Take note that a datagram which replies in these slots answer was refused: it owes none."""
+        more.refusals += 1
+        for slot in slots:
+            sent = more.sends.pop(slot)
+            if sent.times > 1:
+                more.sends[slot] = sent._replace(times=sent.times - 1)
+
+    def _note_soil(self, entry: Entry, mark: Mark, *, refused: bool) -> None:
         """Take note of the replies that may still come to an exchange without a key that has ended."""
         slot = entry.slot
         if self.ports is None or slot is None or slot[2] is not None:
@@ -400,10 +432,10 @@ class Ledger:
         answered = mark[0] is not Reason.LATE
         more, peer = entry.more, entry.source
         if more is None or not more.asks:
-            if (not answered or self.rotates) and peer is not None:
+            if (not (answered or refused) or self.rotates) and peer is not None:
                 sent_at = mark[1] if entry.sent_at is None else entry.sent_at
                 self._soil(slot[0], peer.token, entry.port, mark[1], sent_at, int(not answered))
-        elif more.attempts > answered or self.rotates:
+        elif more.attempts - more.refusals > answered or self.rotates:
             for (token, _, key), sent in more.sends.items():
                 if key is None:
                     owed = sent.times - (answered and len(more.sends) == 1)
@@ -446,6 +478,13 @@ class Ledger:
         return self.counters.snapshot(
             kernel_dropped=kernel_dropped, pending=self._listening - held, waiting=len(self.waiting) + held
         )
+
+
+def asked(entry: Entry) -> list[Source]:
+    """The peers that an exchange asked, or was to."""
+    if entry.more is not None and entry.more.asked:
+        return entry.more.asked
+    return [entry.source] if entry.source is not None else []
 
 
 def duplicate(slot: Slot) -> DuplicateTransactionError:

@@ -16,7 +16,7 @@ the key. One dictionary holds what is pending with a key; what is pending withou
 A stranger costs one failed look-up and a place in a bounded log: no address is built for it.
 
 What most datagrams need is here. The records are in `ledger`; the verdicts on all the others, and what falls due, in
-`judge`.
+`judge`; what is made of ICMP messages, in `reports`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from typing import Final
 
 from udpguard.core.address import IPV4_WIRE, Wire, has_scope
 from udpguard.core.correlation import Book, Slot
-from udpguard.core.judge import Judge, Settled
+from udpguard.core.judge import Settled
 from udpguard.core.ledger import duplicate
+from udpguard.core.reports import Reports
 from udpguard.core.source import Assigned, AssignedQuestion, PortedQuestion, Question
 from udpguard.core.verdict import Reason
 
@@ -44,7 +45,7 @@ _new = object.__new__
 _POT: Final = 1_024
 
 
-class Registry(Judge):
+class Registry(Reports):
     """The pending expectations of one endpoint. All times are in seconds on one clock, passed in.
 
     This is the hot path's room. What most exchanges need, a question to one peer and its answer, is done in one
@@ -63,6 +64,7 @@ class Registry(Judge):
         now: float,
         plain: bool,  # noqa: FBT001 (by place, it costs less)
         port: int = 0,
+        data: bytes | None = None,
     ) -> Question | None:
         """Begin an exchange that asks one peer and is sent now, if nothing is in its way.
 
@@ -76,6 +78,7 @@ class Registry(Judge):
             now: When it begins.
             plain: Whether the caller wants the reply's bytes alone.
             port: The number of the port it leaves from.
+            data: The question, as the caller gave it.
 
         Returns:
             The exchange, or None where something is in its way: nothing has changed then.
@@ -130,6 +133,7 @@ class Registry(Judge):
             assert isinstance(question, AssignedQuestion)
             question.assigned = Assigned(pool, original)
         question.future = future
+        question.data = data
         question.began = now
         question.timeout = timeout
         question.more = None
@@ -140,7 +144,8 @@ class Registry(Judge):
         room.free -= 1
         self._listening += 1
         source.sent += 1
-        if source.live_by_book is None and (not number or (source.books and source.books[0] is book)):
+        # Those of each book are counted where there is more than one.
+        if not number or (len(source.books) == 1 and source.books[0] is book):
             source.live += 1
         else:
             source.add_live(book)
@@ -213,10 +218,7 @@ class Registry(Judge):
                     answered += 1
                     timed += entry.timeout != _NEVER
                     entry.ended = True
-                    if source.live_by_book is None:
-                        source.live -= 1
-                    else:
-                        source.drop_live(books[0].number if books else 0)
+                    source.live -= 1  # all that is counted where there is one book at the most
                     if not books:
                         source.keyless = None
                         if source.queue:

@@ -7,7 +7,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Final, NamedTuple
 
-from udpguard.core.address import IPV6_WIRE, Peer, Token, has_scope
+from udpguard._errors import UdpGuardError
+from udpguard.core.address import IPV6_WIRE, Peer, Token, Wire, has_scope
 from udpguard.core.correlation import Book, Slot
 from udpguard.core.gate import Gate
 from udpguard.core.ids import IdPool
@@ -52,6 +53,7 @@ class Details:
         "objection",
         "ports",
         "queued",
+        "refusals",
         "sends",
         "slots",
         "step_at",
@@ -77,6 +79,8 @@ class Details:
         self.ports: list[int] = []
         """The spare ports it uses."""
         self.attempts: int = 0
+        self.refusals: int = 0
+        """How many of these were refused: they owe no reply."""
         self.adapts: bool = False
         """Whether its schedule follows the peer's round-trip time: an expiry backs the time-out off (RFC 6298, 5.5)."""
         self.heard: bool = False
@@ -97,6 +101,15 @@ class Details:
     def step(self) -> None:
         """Go on: it is time for the next attempt, or what it waited for is free."""
 
+    def has_sent(self, wire: Wire, quote: bytes, port: int) -> bool:  # noqa: ARG002
+        """Whether what it sent to a peer from a port begins like this."""
+        return False
+
+    def goes_on_without(self, wire: Wire, quote: bytes, error: UdpGuardError) -> bool:  # noqa: ARG002
+        """Take note that a peer refuses what begins like this; False: there is nobody else to wait for."""
+        self.refusals += 1
+        return False
+
 
 class Assigned(NamedTuple):
     """An id that was picked for an exchange without extras, and the caller's own bytes that it replaced."""
@@ -115,6 +128,7 @@ class Entry:
 
     __slots__ = (
         "began",
+        "data",
         "ended",
         "future",
         "more",
@@ -138,6 +152,8 @@ class Entry:
 
     def __init__(self, future: object, began: float, timeout: float, more: Details | None, *, plain: bool) -> None:
         self.future: object = future
+        self.data: bytes | None = None
+        """The question as its caller gave it, to be compared with what ICMP quotes; where `more` asks, that has it."""
         self.began: float = began
         self.timeout: float = timeout
         self.more: Details | None = more
@@ -215,6 +231,20 @@ def assigned_id(entry: Entry) -> bytes:
     return key
 
 
+class Pools(dict[int, IdPool]):
+    """The ids that are assigned for a peer, by the number of their book; and how many are pending in which book.
+
+    Most sources have neither, so one attribute serves for both.
+    """
+
+    __slots__ = ("live",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live: dict[int, int] | None = None
+        """Counted only where there is more than one book."""
+
+
 class Source(Gate[Entry]):
     """One place that replies come from: what is pending there, who has the turn, and what was learnt of it.
 
@@ -227,7 +257,6 @@ class Source(Gate[Entry]):
         "books",
         "keyless",
         "live",
-        "live_by_book",
         "matched",
         "pools",
         "rttvar",
@@ -246,11 +275,10 @@ class Source(Gate[Entry]):
         self.token: Token = token
         self.live: int = 0
         """How many are pending here."""
-        self.live_by_book: dict[int, int] | None = None  # counted only where there is more than one book
         self.books: tuple[Book, ...] = ()
         """The books of those that are, or were, pending here; the one with the longest key first."""
         self.keyless: Entry | OrderedDict[Entry, None] | None = None
-        self.pools: dict[int, IdPool] | None = None
+        self.pools: Pools | None = None
         self.used: float = 0.0
         """When it was needed last, more or less."""
         self.srtt: float | None = None
@@ -274,24 +302,41 @@ class Source(Gate[Entry]):
             return
         if book not in self.books:
             self._know(book)
-        if self.live_by_book is not None:
-            self.live_by_book[book.number] = self.live_by_book.get(book.number, 0) + 1
+        live = self.live_by_book
+        if live is not None:
+            live[book.number] = live.get(book.number, 0) + 1
 
     def drop_live(self, number: int) -> None:
         """Take note that one less is."""
         self.live -= 1
-        if self.live_by_book is not None and number:
-            self.live_by_book[number] -= 1
+        live = self.live_by_book
+        if live is not None and number:
+            live[number] -= 1
+
+    @property
+    def live_by_book(self) -> dict[int, int] | None:
+        """How many are pending here in which book, where there is more than one; else None."""
+        return None if self.pools is None else self.pools.live
+
+    def own_pools(self) -> Pools:
+        """Its `pools`, made where there are none."""
+        if self.pools is None:
+            self.pools = Pools()
+        return self.pools
 
     def _know(self, book: Book) -> None:
         """Remember that replies from here may carry keys of this book; of books nobody needs but a few."""
-        if self.books and self.live_by_book is None:
-            self.live_by_book = {self.books[0].number: self.live - 1 - self._of_nobody()}
         books = [*self.books, book]
-        if len(books) > _MOST_BOOKS:
-            books = [known for known in books if known is book or self._needs(known)]
-            self.live_by_book = {known.number: self._count(known) for known in books}
-            self.pools = {n: pool for n, pool in (self.pools or {}).items() if n in self.live_by_book}
+        if self.books:
+            pools = self.own_pools()
+            if pools.live is None:
+                pools.live = {self.books[0].number: self.live - 1 - self._of_nobody()}
+            if len(books) > _MOST_BOOKS:
+                books = [known for known in books if known is book or self._needs(known)]
+                pools.live = {known.number: self._count(known) for known in books} if len(books) > 1 else None
+                kept = {known.number for known in books}
+                for number in [number for number in pools if number not in kept]:
+                    del pools[number]
         self.books = tuple(sorted(books, key=lambda known: known.rank))
 
     def _of_nobody(self) -> int:
@@ -300,7 +345,8 @@ class Source(Gate[Entry]):
         return sum(entry.slot is not None and entry.slot[1] == 0 for entry in keyless)
 
     def _count(self, book: Book) -> int:
-        return 0 if self.live_by_book is None else self.live_by_book.get(book.number, 0)
+        live = self.live_by_book
+        return 0 if live is None else live.get(book.number, 0)
 
     def _needs(self, book: Book) -> bool:
         pool = None if self.pools is None else self.pools.get(book.number)

@@ -21,10 +21,12 @@ class Statistics:
         sent: Datagrams that went out.
         retransmitted: Of these, those sent after the first of their request.
         timed_out: Requests and expectations that ended at their deadline.
+        refused: Requests and expectations that ended with a `PeerRefusedError`.
         unreachable: Requests that ended because they could not be sent.
         suspected: Requests and expectations that ended since more wrong keys came than `Limits.near_misses` allows.
         cancelled: Requests that were cancelled, and expectations that were withdrawn.
-        send_errors: Sends that the operating system refused, and errors it reported of a socket.
+        send_errors: Sends that the operating system refused, and errors it reported of a socket; without what ICMP
+            says, where the operating system tells whose datagram that is about.
         hook_errors: Exceptions in `on_unexpected`, `accept` and `reply_key`.
         kernel_dropped: Datagrams that the kernel dropped before they were read, since the receive buffer was full or a
             socket filter took them for strangers' (Linux's SO_MEMINFO; 0 elsewhere). `received` does not count them.
@@ -41,6 +43,7 @@ class Statistics:
     sent: int = 0
     retransmitted: int = 0
     timed_out: int = 0
+    refused: int = 0
     unreachable: int = 0
     suspected: int = 0
     cancelled: int = 0
@@ -84,6 +87,7 @@ class Counters:
         "late",
         "matched",
         "received",
+        "refused",
         "rejected",
         "retransmitted",
         "send_errors",
@@ -104,6 +108,7 @@ class Counters:
         self.sent: int = 0
         self.retransmitted: int = 0
         self.timed_out: int = 0
+        self.refused: int = 0
         self.unreachable: int = 0
         self.suspected: int = 0
         self.cancelled: int = 0
