@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import selectors
 import socket
 from collections.abc import Callable, Mapping
@@ -112,14 +113,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         RuntimeError: The network serves another loop, which is not closed.
     """
 
-    _clock_resolution: float
-
     def __init__(self, network: Network | None = None) -> None:
         self.network: Network = Network() if network is None else network
         self._jump = _Jump(self.network)
         super().__init__(self._jump)
         self._jump.sealed = True
-        self._clock_resolution = _RESOLUTION
         try:
             self.network.attach(self)
         except BaseException:
@@ -130,6 +128,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def udpguard_host(self) -> HostSeam:
         """The host whose sockets endpoints have that are opened now: the network's client, or the one entered."""
         return current_host(self.network)
+
+    @property
+    def _clock_resolution(self) -> float:
+        """What asyncio adds to the time to see what is due; where nothing is left of it, no timer would ever fire."""
+        return max(_RESOLUTION, 2 * math.ulp(self._jump.now))
+
+    @_clock_resolution.setter
+    def _clock_resolution(self, _: float) -> None:
+        """It is the clock's own; asyncio sets that of the machine."""
 
     @override
     def time(self) -> float:
