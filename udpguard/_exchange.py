@@ -24,6 +24,7 @@ from typing import Final, TypeAlias
 from typing_extensions import override
 
 from udpguard._errors import (
+    DatagramTooLargeError,
     DuplicateTransactionError,
     InvalidAddressError,
     PeerUnreachableError,
@@ -397,7 +398,7 @@ class Exchange(Details):
                 self._send_to(target)
             except _BusyError as obstacle:
                 busy.append(obstacle)
-            except (PeerUnreachableError, InvalidAddressError) as error:
+            except (PeerUnreachableError, InvalidAddressError, DatagramTooLargeError) as error:
                 if self._survives(target, error):
                     return
             else:
@@ -409,7 +410,13 @@ class Exchange(Details):
             raise self._error
 
     def _survives(self, target: Target, error: UdpGuardError) -> bool:
-        """Take note that a target can't be sent to; whether it was before, and may answer that yet."""
+        """Take note that a target can't be sent to; whether it was before, and may answer that yet.
+
+        Raises:
+            DatagramTooLargeError: No path carries it: that is the caller's own fault.
+        """
+        if isinstance(error, DatagramTooLargeError) and error.limit is not None:
+            raise error
         self._error = error
         self.trouble = str(error)
         if not target.sent:
