@@ -316,9 +316,12 @@ class Guard:
         settle_error(entry, error)
         self._pump()
 
-    def finish(self, entry: Entry) -> None:
-        """End what had but to be sent."""
+    def finish(self, entry: Entry, error: BaseException | None = None) -> None:
+        """End what had but to be sent, and perhaps could not be."""
         self.registry.end(entry, (Reason.LATE, self.clock()))
+        if error is not None:
+            settle_error(entry, error)
+            return
         future = cast("asyncio.Future[object]", entry.future)
         if not future.done():
             future.set_result(None)

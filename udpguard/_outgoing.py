@@ -54,7 +54,7 @@ class Outgoing(Details):
         try:
             sent = guard.takes(entry) and send_now(guard, self._channel, self._wire, self._data)
         except Exception as error:
-            guard.fail(entry, error)
+            guard.finish(entry, error)  # no request has failed: `Statistics.unreachable` counts those
             return
         if sent:
             guard.finish(entry)
