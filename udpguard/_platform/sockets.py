@@ -194,12 +194,15 @@ def is_directed_broadcast(wire: Wire) -> bool:
     """Whether the kernel takes it for the broadcast address of one of its networks.
 
     It refuses both these and what a prohibiting route forbids with EACCES (`ip_route_connect`, net/ipv4); only the
-    former it allows once the socket says that it means it.
+    former it allows once the socket says that it means it. What a security module forbids, connects either way.
     """
     if len(wire) != IPV4_WIRE:
         return False
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            with contextlib.suppress(PermissionError):
+                probe.connect(sockaddr_of(wire))
+                return False
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
             probe.connect(sockaddr_of(wire))
     except OSError:
