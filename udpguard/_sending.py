@@ -51,7 +51,13 @@ def check_size(data: bytes, wire: Wire) -> None:
 
 
 def sending_error(error: OSError, data: bytes, wire: Wire) -> UdpGuardError:
-    """The operating system's refusal to send, as an error that says what to do."""
+    """The operating system's refusal to send, as an error that says what to do; the refusal is its cause."""
+    explained = _explained(error, data, wire)
+    explained.__cause__ = error
+    return explained
+
+
+def _explained(error: OSError, data: bytes, wire: Wire) -> UdpGuardError:
     peer = peer_of(wire)
     if error.errno == errno.EMSGSIZE:
         return DatagramTooLargeError(
@@ -76,10 +82,16 @@ def _advice(error: OSError, wire: Wire) -> str:
         return f"a link-local address needs its link, as in {peer_of(wire).host}%eth0"
     if error.errno in (errno.EPERM, errno.EACCES):
         return "a firewall or a prohibiting route of this machine forbids it"
-    if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL):
+    if error.errno == errno.EADDRNOTAVAIL:
+        return (
+            "this machine has no address to send from to there: the one it had is gone, or there is none of that family"
+        )
+    if error.errno == errno.ENOMEM:
+        return "this machine is short of memory for its network"
+    if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
         return "check the address, and this machine's routes (ip route get shows which one is taken)"
     if error.errno == errno.ENETDOWN:
         return "the network interface is down"
     if error.errno == errno.EINVAL:
-        return "the address can't be reached from the address this endpoint is bound to"
+        return "it can't be reached from the address this endpoint is bound to, or that is this machine's no longer"
     return "check this machine's network"
