@@ -1,6 +1,6 @@
 """Measure what forgeries that guess have for chances, and how evenly ports and ids are drawn: the full figures.
 
-    python tests/odds/run.py                     about ten minutes
+    python tests/odds/run.py                     about eight minutes
     python tests/odds/run.py --scale 1 --tokens 200000
 
 The client draws from the operating system's cryptographic source, as udpguard does; so no two runs are alike, and one
@@ -34,7 +34,7 @@ def forgeries(scale: int, forger: Random) -> Iterator[str]:
         several = f"{odds_of_an_attack(case.odds, ATTACK):.4f} | {won / attacks:.4f}" if case.questions == 1 else "|"
         yield (
             f"| {case.name} | {case.windows * case.forgeries:,} | {case.windows * case.odds:,.0f} "
-            f"| {result.believed:,} | {result.sigmas:+.2f} σ | {several} |"
+            f"| {result.believed:,} | {result.sigmas:+.2f} sigma | {several} |"
         )
 
 
@@ -57,12 +57,12 @@ def evenness(draws: int) -> Iterator[str]:
 
 
 def _even(name: str, numbers: list[int], cells: int) -> str:
-    return f"| {name} | {cells:,} | {len(numbers):,} | {chi_square_sigmas(Counter(numbers), cells):+.2f} σ |"
+    return f"| {name} | {cells:,} | {len(numbers):,} | {chi_square_sigmas(Counter(numbers), cells):+.2f} sigma |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", type=int, default=20, help="how many times as many windows as the tests have")
+    parser.add_argument("--scale", type=int, default=10, help="how many times as many windows as the tests have")
     parser.add_argument("--tokens", type=int, default=10_000_000, help="forgeries with guessed 64-bit ids")
     parser.add_argument("--draws", type=int, default=1_000_000, help="of ports and of ids")
     options = parser.parse_args()
