@@ -194,7 +194,8 @@ class PortKeeper:
             while True:
                 sock = self._binder(address, family)
                 port: int = sock.getsockname()[1]
-                if self._registry.is_clean(port, tokens, wire, now) or len(refused) == _FRESH_TRIES:
+                is_clean = self._registry.is_clean(port, tokens, wire, now) or len(refused) >= _FRESH_TRIES
+                if is_clean and port not in self._channels:  # the other family may have the same number
                     break
                 refused.append(sock)  # kept until then, so that it is not given again
         finally:
