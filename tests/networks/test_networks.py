@@ -20,6 +20,7 @@ WHY_NOT = networks_kit.why_not()
 if WHY_NOT is not None and os.environ.get("UDPGUARD_REQUIRE_INTEROP"):
     pytest.fail(f"these must not be skipped here: {WHY_NOT}", pytrace=False)
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
+TOLD = os.environ.get("UDPGUARD_BACKEND") != "portable"
 PATIENT = Retry(attempts=20, initial=0.05, multiplier=1.0, jitter=0.0, final_wait=5.0)
 
 
@@ -70,6 +71,9 @@ async def test_a_host_that_vanishes_costs_its_own_requests_alone(networks: Netwo
         with pytest.raises(udpguard.ReplyTimeoutError) as caught:
             await lost
         assert caught.value.peer == gone.addr
+        if TOLD:
+            assert [message.sender for message in caught.value.icmp] == [CLIENT_TO_ROUTER]
+            assert "10.90.1.1 says that the host is unreachable" in str(caught.value)
         networks.ip("server", "link", "set", "s0", "up")
         networks.ip("server", "route", "replace", "default", "via", "10.90.2.1")
         assert await endpoint.request(gone.addr, b"z", retry=PATIENT) == b"z"
@@ -97,8 +101,23 @@ async def test_a_router_that_refuses(networks: Networks) -> None:
         refused = asyncio.ensure_future(endpoint.request((FORBIDDEN, 9), b"x", timeout=0.3))
         for number in range(200):
             assert await endpoint.request(server.addr, b"%d" % number) == b"%d" % number
-        with pytest.raises(udpguard.ReplyTimeoutError):
+        with pytest.raises(udpguard.ReplyTimeoutError) as caught:
             await refused
+        if TOLD:
+            assert [(message.type, message.code) for message in caught.value.icmp] == [(3, 13)]
+            assert "10.90.1.1 says that a firewall forbids it" in str(caught.value)
+
+
+@pytest.mark.skipif(not TOLD, reason="only Linux's own calls tell of ICMP")
+async def test_a_port_that_is_closed_beyond_the_router(networks: Networks) -> None:
+    async with server_on(networks, "server", SERVER) as server, endpoint_on(networks) as endpoint:
+        asked = [asyncio.ensure_future(endpoint.request((SERVER, 9), b"x", retry=PATIENT))]
+        asked += [asyncio.ensure_future(endpoint.request(server.addr, b"%d" % number)) for number in range(100)]
+        with pytest.raises(udpguard.PeerRefusedError) as caught:
+            await asked[0]
+        assert caught.value.peer == (SERVER, 9)
+        assert await asyncio.gather(*asked[1:]) == [b"%d" % number for number in range(100)]
+        assert (await endpoint.exchange([(SERVER, 9), server.addr], b"x")).peer == server.addr
 
 
 async def test_a_path_that_narrows(networks: Networks) -> None:
@@ -108,9 +127,12 @@ async def test_a_path_that_narrows(networks: Networks) -> None:
         assert await endpoint.request(server.addr, data) == data
         networks.ip("router", "link", "set", "r1", "mtu", "1280")
         networks.ip("server", "link", "set", "s0", "mtu", "1280")
+        if TOLD:
+            with pytest.raises(udpguard.ReplyTimeoutError, match="the path carries no more than 1,280 bytes") as caught:
+                await endpoint.request(server.addr, data, timeout=0.2)
+            assert [message.mtu for message in caught.value.icmp] == [1_280]
         reply = await endpoint.exchange(server.addr, data, retry=PATIENT)
         assert reply.data == data
-        assert reply.attempts > 1
         assert await endpoint.request(server.addr, data) == data
 
 
