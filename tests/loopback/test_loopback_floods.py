@@ -276,7 +276,7 @@ class Spied:
 
     def __init__(self, channel: Any) -> None:
         self._real = channel._backend
-        self._fd = channel._fd
+        self._fd = channel.get_extra_info("socket").fileno()
         self.receive, self.ages = self._real.receive, self._real.ages
         channel._backend = self
 
@@ -697,18 +697,19 @@ async def test_many_expectations_of_one_turn_load_it_a_few_times() -> None:
 
 @filtered
 async def test_one_that_waits_to_be_let_in_can_be_cancelled_and_time_out() -> None:
-    async with Server(echo) as server, opened(kernel_filter="on") as endpoint:
+    silent = servers("127.0.0.2", "127.0.0.3", "127.0.0.4")
+    async with silent as (two, three, four), opened(kernel_filter="on") as endpoint:
         for _ in range(3):
-            task = asyncio.ensure_future(endpoint.request(("127.0.0.2", 9), b"x", retry=udpguard.Retry()))
+            task = asyncio.ensure_future(endpoint.request(two.addr, b"x", retry=udpguard.Retry()))
             await asyncio.sleep(0)
             await cancelled(task)
-        task = asyncio.ensure_future(endpoint.request(("127.0.0.3", server.port), b"x", retry=udpguard.Retry()))
+        task = asyncio.ensure_future(endpoint.request(three.addr, b"x", retry=udpguard.Retry()))
         await asyncio.sleep(0)
         assert (endpoint.statistics().pending, endpoint.statistics().waiting) == (0, 1)
         await turns()
         assert (endpoint.statistics().pending, endpoint.statistics().waiting) == (1, 0)
         await cancelled(task)
-        task = asyncio.ensure_future(endpoint.request(("127.0.0.4", server.port), b"x", retry=udpguard.Retry()))
+        task = asyncio.ensure_future(endpoint.request(four.addr, b"x", retry=udpguard.Retry()))
         await asyncio.sleep(0)
         endpoint.close()
         with pytest.raises(udpguard.EndpointClosedError):
