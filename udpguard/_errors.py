@@ -111,8 +111,8 @@ class PeerRefusedError(UdpGuardError, ConnectionRefusedError):
     ) -> None:
         super().__init__(message)
         self.peer = peer
-        self.errno = errno
-        self.strerror = strerror
+        self.errno: int | None = errno
+        self.strerror: str | None = strerror
 
 
 class PeerUnreachableError(UdpGuardError, OSError):

@@ -27,6 +27,7 @@ class Judge(Ledger):
     """The verdicts, and the deadlines. All times are in seconds on one clock, passed in."""
 
     interrupt: BaseException | None
+    strangers_left: int
     _overdue: list[Entry] | None = None
     """What a datagram that came after its deadline has ended, while deadlines count; else nothing has one."""
 

@@ -28,6 +28,8 @@ _MOST_LOOKED_AT: Final = 256
 class Reports(Judge):
     """Whom ICMP messages concern. All times are in seconds on one clock, passed in."""
 
+    interrupt: BaseException | None
+
     def refused_by(
         self, error: NetworkError, now: float, port: int = 0, unsent: Collection[Entry] = ()
     ) -> tuple[Entry, Wire] | None:

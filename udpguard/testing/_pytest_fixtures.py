@@ -1,7 +1,8 @@
 """udpguard's fixtures, which pytest finds by itself: `udp_simulation`, `udp_server`, `udp_relay`, `udp_impostor`.
 
-This is no part of the package, since importing that takes a fifth of a second: pytest imports this in every project of
-an environment that has udpguard, and most need none of it. What a fixture needs is imported when it is used.
+It is installed beside the package, as `_udpguard_pytest`, since importing that takes a fifth of a second: pytest
+imports this in every project of an environment that has udpguard, and most need none of it. What a fixture needs is
+imported when it is used.
 """
 
 from __future__ import annotations
