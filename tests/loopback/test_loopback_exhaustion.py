@@ -274,7 +274,7 @@ def test_a_path_that_has_become_narrow_costs_no_reply_to_what_left_before() -> N
             (_, here), (_, there) = await server.next(), await other.next()
             faulty.refuses[server.addr] = errno.EMSGSIZE
             await asyncio.sleep(3.0)
-            assert faulty.met == 2
+            assert faulty.met >= 2, "each tried, since the error may be another datagram's"
             assert not any(task.done() for task in tasks)
             server.send(b"1 late", here)
             other.send(b"2 later", there)
