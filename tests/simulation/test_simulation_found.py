@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from simulation_leftovers import leftovers
 
 import udpguard
 from udpguard.testing import Simulation
@@ -43,3 +44,35 @@ def test_spare_ports_of_both_families_never_share_a_number(seed: int) -> None:
         sim.host("192.0.2.1", "2001:db8::1")
         sim.run(main)
         assert not sim.client._sockets
+
+
+class Cut(udpguard.Correlator):
+    """Has no key in a request without a first byte of its own, as where a protocol's first message carries none."""
+
+    def request_key(self, data: bytes) -> bytes | None:
+        return data[1:] if data[:1] == b"k" else None
+
+    reply_key = request_key
+
+
+@pytest.mark.parametrize("first", [b"k", b"-"])
+def test_what_a_full_socket_holds_back_of_a_pool_keeps_what_it_has(first: bytes) -> None:
+    """A question from another port than the first was taken for one with an assigned id, whatever it had."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        peers = [(f"192.0.2.{number}", 7) for number in range(1, 41)]
+        for peer in peers:
+            sim.host(peer[0])
+            await loop.create_datagram_endpoint(Echo, local_addr=peer)
+        sim.client.limit_sending(1, rate=1_000)
+        async with udpguard.open_endpoint(ports=udpguard.Ports(pool=4), correlate=Cut()) as endpoint:
+            for again in (b"1", b"2"):
+                data = [first + again + peer[0].encode() for peer in peers]
+                asked = [endpoint.request(peer, one, timeout=1) for peer, one in zip(peers, data, strict=True)]
+                assert await asyncio.gather(*asked) == data
+            assert leftovers(endpoint) == []
+            assert endpoint.statistics().hook_errors == 0
+
+    with Simulation() as sim:
+        sim.run(main)

@@ -147,7 +147,9 @@ class Ledger:
         """Give extras to an exchange that had none."""
         entry.sent_at = None
         entry.more = more
-        if isinstance(entry, AssignedQuestion) and entry.own_slot is not None:
+        if entry.assigned is not None:  # which one from another port may have, or not
+            assert isinstance(entry, AssignedQuestion)
+            assert entry.own_slot is not None
             more.assigned.append(entry.own_slot)
             entry.assigned = None
         elif entry.source is not None and entry.slots()[0][2] is None:
