@@ -33,6 +33,7 @@ def _all(endpoint: Endpoint) -> Iterator[tuple[str, object]]:
     yield f"woken: {registry.woken}", registry.woken
     yield f"not told: {registry.unexpected}", registry.unexpected
     yield f"suspected: {registry.suspected}", registry.suspected
+    yield f"asked elsewhere: {registry._elsewhere}", registry._elsewhere
     yield f"room: {registry.room.free} free", registry.room.free != registry.limits.pending or registry.room.queue
     yield f"no_spare: {registry.no_spare.queue}", registry.no_spare.queue
     yield f"writable: {guard.writable.queue}", guard.writable.queue
