@@ -642,8 +642,7 @@ class Exchange(Details):
         target.channel = guard.channel_at(port, target.wire)
         target.port = port
         if port > 0:
-            registry.spares.hold(port)
-            self.ports.append(port)
+            self.ports.append(registry.spares.hold(port))
             if registry.no_spare.has_queue and registry.spares.replaceable() is not None:
                 registry.wake_first(registry.no_spare)
 

@@ -157,17 +157,29 @@ class TestSpares:
         assert spares.replaceable() == 1
         spares.hold(1)
         assert spares.replaceable() == 2
-        spares.hold(2)
+        first = spares.hold(2)
         assert spares.replaceable() is None
-        spares.hold(2)
-        assert not spares.release(2, 3.0), "somebody else still uses it"
-        assert spares.release(2, 4.0)
+        second = spares.hold(2)
+        assert not spares.release(first, 3.0), "somebody else still uses it"
+        assert spares.release(second, 4.0)
         assert spares.replaceable() == 2
         spares.remove(2)
-        assert (len(spares), 1 in spares, 2 in spares) == (1, True, False)
-        assert not spares.release(2, 5.0), "it was closed in the meantime"
-        spares.hold(2)
         spares.remove(2)
+        assert (len(spares), 1 in spares, 2 in spares) == (1, True, False)
+
+    def test_one_that_is_lost_has_nothing_to_do_with_the_next_of_its_number(self) -> None:
+        """Else who used the old one would seem to leave the new one, which then had less than no users for ever."""
+        spares = Spares(2)
+        spares.add(2_000, 1.0, ipv4=True)
+        lost = spares.hold(2_000)
+        spares.remove(2_000)
+        spares.add(2_000, 2.0, ipv4=True)
+        used = spares.hold(2_000)
+        assert not spares.release(lost, 3.0), "it was closed in the meantime"
+        assert spares.replaceable() is None
+        assert spares.release(used, 4.0)
+        assert spares.replaceable() == 2_000
+        assert spares.long_idle(124.0) == [2_000]
 
     def test_those_that_were_idle_for_long(self) -> None:
         spares = Spares(2)

@@ -307,8 +307,8 @@ class Ledger:
         for gate in more.held:
             self._leave(gate)
         more.held.clear()
-        for port in more.ports:
-            if self.spares.release(port, self._latest):
+        for spare in more.ports:
+            if self.spares.release(spare, self._latest):
                 self.wake_first(self.no_spare)
 
     def _release_id(self, slot: Slot) -> None:

@@ -182,13 +182,17 @@ class Soil:
         return [mark for key in keys if (mark := self._get(key, port)) is not None]
 
 
-class _Spare:
-    __slots__ = ("idle_since", "ipv4", "live")
+class Spare:
+    """One spare port, as long as it is open: another one may have its number later."""
+
+    __slots__ = ("idle_since", "ipv4", "is_open", "live")
 
     def __init__(self, now: float, *, ipv4: bool) -> None:
-        self.ipv4 = ipv4
-        self.live = 0
-        self.idle_since = now
+        self.ipv4: bool = ipv4
+        self.is_open: bool = True
+        self.live: int = 0
+        """How many use it."""
+        self.idle_since: float = now
 
 
 class Spares:
@@ -202,7 +206,7 @@ class Spares:
 
     def __init__(self, limit: int) -> None:
         self.limit: int = limit
-        self._open: dict[int, _Spare] = {}
+        self._open: dict[int, Spare] = {}
 
     def __len__(self) -> int:
         return len(self._open)
@@ -222,25 +226,25 @@ class Spares:
 
     def add(self, port: int, now: float, *, ipv4: bool) -> None:
         """Take note of one that was opened."""
-        self._open[port] = _Spare(now, ipv4=ipv4)
+        self._open[port] = Spare(now, ipv4=ipv4)
 
     def remove(self, port: int) -> None:
-        """Take note of one that was closed."""
-        self._open.pop(port, None)
+        """Take note of one that was closed; whoever used it has it no more."""
+        spare = self._open.pop(port, None)
+        if spare is not None:
+            spare.is_open = False
 
-    def hold(self, port: int) -> None:
-        """Use one; no harm if it is none of these."""
-        if port in self._open:
-            self._open[port].live += 1
+    def hold(self, port: int) -> Spare:
+        """Use one that is open."""
+        spare = self._open[port]
+        spare.live += 1
+        return spare
 
-    def release(self, port: int, now: float) -> bool:
-        """Use it no more; whether it is idle now."""
-        spare = self._open.get(port)
-        if spare is None:
-            return False
+    def release(self, spare: Spare, now: float) -> bool:
+        """Use it no more; whether it is idle now, and still open."""
         spare.live -= 1
         spare.idle_since = now
-        return not spare.live
+        return spare.is_open and not spare.live
 
     def long_idle(self, now: float) -> list[int]:
         """Those that have been idle for as long as anything is remembered."""

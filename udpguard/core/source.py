@@ -12,6 +12,7 @@ from udpguard.core.address import IPV6_WIRE, Peer, Token, Wire, has_scope
 from udpguard.core.correlation import Book, Slot
 from udpguard.core.gate import Gate
 from udpguard.core.ids import IdPool
+from udpguard.core.ports import Spare
 from udpguard.core.retransmission import backed_off, retransmission_timeout
 from udpguard.core.statistics import PeerStatistics
 from udpguard.core.verdict import Decision, Reply
@@ -76,7 +77,7 @@ class Details:
         """The gates in which it has a place."""
         self.queued: list[Gate[Entry]] = []
         """The gates at which it waits for one."""
-        self.ports: list[int] = []
+        self.ports: list[Spare] = []
         """The spare ports it uses."""
         self.attempts: int = 0
         self.refusals: int = 0
