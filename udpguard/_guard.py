@@ -39,7 +39,7 @@ from udpguard.core.address import (
     Wire,
     peer_of,
 )
-from udpguard.core.correlation import Book, TransactionId, checked_transaction
+from udpguard.core.correlation import Book, TransactionId, checked_transaction, sealed
 from udpguard.core.explain import TimeoutFacts, explain
 from udpguard.core.gate import Gate
 from udpguard.core.icmp import NetworkError, sender_of
@@ -261,6 +261,7 @@ class Guard:
         check_hook("accept", accept)
         if isinstance(book.correlator, TransactionId) and transaction is not None:
             transaction = checked_transaction(transaction)
+        key = sealed(transaction)
         tokens = Sources(reply_from, socket.if_nametoindex).tokens(wire)
         registry = self.registry
         more = Details(accept) if accept is not None or len(tokens) > 1 else None
@@ -278,8 +279,8 @@ class Guard:
         entry.source = registry.source(wire)
         registry.enter(entry)
         try:
-            registry.listen(entry, tokens, book, transaction)
-        except BaseException:  # the hash of a foreign transaction may raise anything
+            registry.listen(entry, tokens, book, key)
+        except BaseException:  # it is pending already; or what ends programs came in between
             registry.end(entry, None)
             raise
         if self.outbox.screened:  # its caller may send by himself, through whatever socket

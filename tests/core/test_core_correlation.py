@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from typing_extensions import override
 
 from udpguard import Correlator, TransactionId
-from udpguard.core.correlation import Book, checked_id, space_of
+from udpguard.core.correlation import Book, SealedKey, checked_id, request_key, sealed, space_of, unsealed
 
 
 def test_the_key_is_at_its_place() -> None:
@@ -126,3 +126,71 @@ def test_only_bytes_can_be_replaced_by_an_id() -> None:
     assert checked_id(b"ab") == b"ab"
     with pytest.raises(TypeError, match="it must give bytes"):
         checked_id(7)
+
+
+class Touchy:
+    """A key that will not be compared."""
+
+    @override
+    def __hash__(self) -> int:
+        return hash(1)
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        raise LookupError("not now")
+
+
+class Touch(Everything):
+    @override
+    def request_key(self, data: bytes) -> object:  # type: ignore[override]
+        return Touchy()
+
+
+def test_plain_keys_are_kept_as_they_are() -> None:
+    for key in (b"ab", "ab", 7, None, (1, b"x", None), ()):
+        assert sealed(key) is key
+        assert unsealed(key) is key
+    for odd in (1.5, True, (1, 1.5), ((1,),), frozenset((1,)), Touchy()):
+        assert isinstance(sealed(odd), SealedKey)
+        assert unsealed(sealed(odd)) is odd
+
+
+def test_a_sealed_key_equals_what_its_key_equals() -> None:
+    assert sealed(1.0) == sealed(True) == sealed(1) == sealed(1.0)
+    assert hash(sealed(1.0)) == hash(1)
+    assert {1: "found"}[sealed(True)] == "found"  # type: ignore[index]
+    assert sealed(2.0) != sealed(1.0)
+    nan = float("nan")
+    assert sealed(nan) == sealed(nan)
+    assert sealed(nan) != sealed(float("nan"))
+
+
+def test_a_key_that_will_not_be_compared_can_be_put_in_and_taken_out_among_others() -> None:
+    """Where one of the same hash raised, an exchange would end by half, and keep its place for ever."""
+    first, second = (request_key(Touch(), b"x") for _ in range(2))
+    pending = {1: 0, first: 1, second: 2}
+    assert [pending.pop(key) for key in (second, first, 1)] == [2, 1, 0]
+    with pytest.raises(KeyError):
+        pending.pop(second)
+
+
+def test_a_fault_is_told_once() -> None:
+    faults: list[int] = []
+    key = sealed(Touchy(), lambda: faults.append(1))
+    assert key != 1
+    assert key != 1
+    assert faults == [1]
+
+
+def test_what_ends_programs_is_not_held_up_by_a_comparison() -> None:
+    class Interrupted(Touchy):
+        @override
+        def __hash__(self) -> int:
+            return 1
+
+        @override
+        def __eq__(self, other: object) -> bool:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        assert sealed(Interrupted()) == 1

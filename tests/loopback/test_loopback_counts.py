@@ -23,6 +23,7 @@ from udpguard._platform.portable import PortableBackend
 from udpguard._transport import UdpTransport
 from udpguard.core import registry as registry_module
 from udpguard.core.address import Wire, peer_of, wire_of
+from udpguard.core.correlation import sealed
 from udpguard.core.options import Limits
 from udpguard.core.registry import Registry
 
@@ -436,7 +437,13 @@ def test_no_step_looks_at_more_with_a_hundred_thousand_pending(kind: str, touche
 
         def ask(number: int, timeout: float) -> Any:
             core.now += 0.000_01
-            key = None if kind == "keyless" else Key(number) if kind == "foreign keys" else number.to_bytes(4, "big")
+            key = (
+                None
+                if kind == "keyless"
+                else sealed(Key(number))
+                if kind == "foreign keys"
+                else number.to_bytes(4, "big")
+            )
             wire = address(number) if kind == "keyless" else address(number % 7)
             asked.append((core.ask(correlator, key, timeout, wire, assign=kind == "assigned"), wire, number))
             return asked[-1]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Final
 
 from typing_extensions import override
 
-from udpguard.core.address import Token
+from udpguard.core.address import Token, is_tuple
 from udpguard.core.explain import shown
 
 
@@ -162,6 +162,60 @@ Slot = tuple[Token, int, Hashable]
 """What a datagram is looked up by: where it came from, the number of the book, and its key (None: it has none)."""
 
 
+_PLAIN: Final = frozenset((bytes, int, str, type(None)))
+"""Types whose values compare without a surprise."""
+
+
+class SealedKey:
+    """A foreign key whose methods can't get in the way: it has one hash for ever, and what won't compare is different.
+
+    A dictionary asks keys whether they are equal when one is taken out as well; an error there would leave an exchange
+    half ended.
+    """
+
+    __slots__ = ("_fault", "_hash", "key")
+
+    def __init__(self, key: Hashable, fault: Callable[[], object] | None = None) -> None:
+        self.key: Hashable = key
+        self._hash = hash(key)
+        self._fault = fault
+
+    @override
+    def __hash__(self) -> int:
+        return self._hash
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        theirs = unsealed(other)
+        if self.key is theirs:
+            return True
+        try:
+            return bool(self.key == theirs)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:
+            fault, self._fault = self._fault, None
+            if fault is not None:
+                fault()
+            return False
+
+
+def sealed(key: Hashable, fault: Callable[[], object] | None = None) -> Hashable:
+    """A key that can be looked up and kept: itself, if it is plain. `fault` is told, once, where it won't compare.
+
+    Raises whatever its hash does.
+    """
+    kind = type(key)
+    if kind in _PLAIN or (kind is tuple and is_tuple(key) and _PLAIN.issuperset(map(type, key))):
+        return key
+    return SealedKey(key, fault)
+
+
+def unsealed(key: object) -> object:
+    """The key that the correlator, or the caller, gave."""
+    return key.key if isinstance(key, SealedKey) else key
+
+
 def request_key(correlator: Correlator | None, data: bytes) -> Hashable | None:
     """The key in a request.
 
@@ -172,13 +226,12 @@ def request_key(correlator: Correlator | None, data: bytes) -> Hashable | None:
         return None
     key = correlator.request_key(data)
     try:
-        hash(key)
+        return sealed(key)
     except TypeError:
         raise TypeError(
             f"{type(correlator).__name__}.request_key gave {shown(key)}, which can't be hashed: "
             f"give bytes, a number or a tuple of such"
         ) from None
-    return key
 
 
 def checked_id(key: object) -> bytes:
@@ -187,6 +240,7 @@ def checked_id(key: object) -> bytes:
     Raises:
         TypeError: A class derived from `TransactionId` gave something else.
     """
+    key = unsealed(key)
     if not isinstance(key, bytes):
         raise TypeError(f"request_key gave {shown(key)}: where ids are assigned it must give bytes")
     return key

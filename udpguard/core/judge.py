@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
 
 from udpguard.core.address import IPV6_WIRE, Token, Wire, has_scope, peer_of, without_scope
-from udpguard.core.correlation import Book, Slot, TransactionId
+from udpguard.core.correlation import Book, Slot, TransactionId, sealed
 from udpguard.core.explain import NoDecisionError, shown
 from udpguard.core.ledger import Ledger, asked
 from udpguard.core.source import Details, Entry, Source
@@ -196,8 +196,7 @@ class Judge(Ledger):
     def _key(self, book: Book, data: bytes) -> object:
         assert book.correlator is not None
         try:
-            key = book.correlator.reply_key(data)
-            hash(key)
+            key = sealed(book.correlator.reply_key(data), self._count_fault)
         except (KeyboardInterrupt, SystemExit) as error:
             self.interrupt = error
         except BaseException:
@@ -205,6 +204,9 @@ class Judge(Ledger):
         else:
             return key
         return None
+
+    def _count_fault(self) -> None:
+        self.counters.hook_errors += 1
 
     def _offer(self, offer: _Offer, entry: Entry, slot: Slot) -> bool:
         """Offer a datagram to an exchange in whose slot it falls; whether that settles what becomes of it."""

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 from udpguard._errors import DuplicateTransactionError
 from udpguard.core.address import IPV6_WIRE, Token, Wire, has_scope, peer_of, without_scope
-from udpguard.core.correlation import Book, Correlator, Slot, TransactionId, space_of
+from udpguard.core.correlation import Book, Correlator, Slot, TransactionId, space_of, unsealed
 from udpguard.core.explain import shown
 from udpguard.core.gate import Gate
 from udpguard.core.icmp import Hints
@@ -491,7 +491,7 @@ def asked(entry: Entry) -> list[Source]:
 
 def duplicate(slot: Slot) -> DuplicateTransactionError:
     """The error for a slot that is another's."""
-    token, _, key = slot
+    token, key = slot[0], unsealed(slot[2])
     peer = peer_of(token) if isinstance(token, bytes) and not is_wide(token) else None
     where = "the same source" if peer is None else str(peer)
     text = key.hex() if isinstance(key, bytes) else shown(key)

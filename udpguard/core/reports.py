@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Final
 
 from udpguard.core.address import IPV6_WIRE, Wire, has_scope, without_scope
-from udpguard.core.correlation import Correlator, TransactionId
+from udpguard.core.correlation import Correlator, TransactionId, sealed
 from udpguard.core.icmp import LOCAL, IcmpMessage, NetworkError, is_refusal
 from udpguard.core.judge import Judge
 from udpguard.core.ledger import asked
@@ -77,12 +77,10 @@ class Reports(Judge):
 
     def _request_key(self, reader: Correlator, quote: bytes) -> object:
         try:
-            key = reader.request_key(quote)
-            hash(key)
+            return sealed(reader.request_key(quote))
         except BaseException as fault:
             self._fault(fault)
             return None
-        return key
 
     def _fault(self, fault: BaseException) -> None:
         """Take note of an exception in foreign code, which was shown what anybody may have sent."""
