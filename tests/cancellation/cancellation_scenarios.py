@@ -1,0 +1,455 @@
+"""Each use of each verb that is cancelled everywhere: one table. A new verb is a new row."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from cancellation_engine import ACKS, BLOWS, ECHO, FALSE, HOSTS, LATE, PUPPETS, SECOND, SILENT, Scenario, Stage
+from typing_extensions import override
+
+import udpguard
+from udpguard import Decision, Limits, Ports, Reply, Retry, TransactionId
+
+A, B, C = HOSTS
+DATA = b"\x12\x34 the question"
+IDS = TransactionId(0, 2)
+ASSIGNED = TransactionId(0, 2, assign=True)
+FEW_IDS = TransactionId(0, 1, assign=True)
+QUICK = Retry(attempts=3, initial=0.1, jitter=0.0, final_wait=0.2)
+DEAF = {"timeout": 0.1}
+
+
+@dataclass(frozen=True)
+class Word(udpguard.Correlator):
+    """A correlator of a user's."""
+
+    @override
+    def request_key(self, data: bytes) -> object:
+        return data.split(b" ")[0]
+
+    @override
+    def reply_key(self, data: bytes) -> object:
+        return data.split(b" ")[0]
+
+
+def request(
+    host: Any = A, port: int = ECHO, data: Any = DATA, **more: Any
+) -> Callable[[Stage], Coroutine[Any, Any, Any]]:
+    addr = host if isinstance(host, list) else (host, port)
+    return lambda stage: stage.endpoint.request(addr, data, **more)
+
+
+def exchange(
+    host: Any = A, port: int = ECHO, data: Any = DATA, **more: Any
+) -> Callable[[Stage], Coroutine[Any, Any, Any]]:
+    addr = host if isinstance(host, list) else (host, port)
+    return lambda stage: stage.endpoint.exchange(addr, data, **more)
+
+
+# --------------------------------------------------------------------------------------------- opening and closing
+
+
+async def opens(stage: Stage, ask: bool = False, **more: Any) -> bytes:
+    opener = udpguard.open_endpoint(**more)
+    stage.guards.append(opener._guard)
+    endpoint = await opener
+    try:
+        if ask:
+            return await endpoint.request((A, ECHO), DATA)
+    finally:
+        endpoint.close()
+    await endpoint.wait_closed()
+    return DATA
+
+
+async def opens_with(stage: Stage, **more: Any) -> bytes:
+    opener = udpguard.open_endpoint(**more)
+    stage.guards.append(opener._guard)
+    async with opener as endpoint:
+        return await endpoint.request((A, ECHO), DATA)
+
+
+async def closes(stage: Stage) -> bytes:
+    endpoint = await udpguard.open_endpoint()
+    stage.guards.append(endpoint._guard)
+    endpoint.close()
+    await asyncio.gather(endpoint.wait_closed(), endpoint.wait_closed())
+    return DATA
+
+
+OPENING = [
+    Scenario("open, await", opens, DATA, None),
+    Scenario("open, await, ask", lambda stage: opens(stage, ask=True), DATA, None),
+    Scenario("open, async with", opens_with, DATA, None),
+    Scenario("open, a pool", lambda stage: opens_with(stage, ports=Ports(pool=3, rotate=True)), DATA, None),
+    Scenario("open, one family", lambda stage: opens_with(stage, family=socket.AF_INET), DATA, None),
+    Scenario("open, at a name", lambda stage: opens_with(stage, local_addr=("me.example", 0)), DATA, None,
+             before=lambda stage: _name(stage, "me.example", "198.51.100.1")),
+    Scenario("open, a range", lambda stage: opens_with(stage, ports=Ports(range=(2_000, 2_020))), DATA, None),
+    Scenario("wait_closed", closes, DATA, None),
+]  # fmt: skip
+
+
+async def _name(stage: Stage, name: str, *addresses: str) -> None:
+    stage.loop.network.name(name, *addresses, delay=0.1)
+
+
+# ---------------------------------------------------------------------------------------------------------- asking
+
+
+def alongside(stage: Stage) -> None:
+    """Others ask the same peer, and another, in the same turn and after it."""
+    endpoint, keyed = stage.endpoint, stage.client(correlate=TransactionId(4, 4, assign=True))
+    stage.other(endpoint.request((B, ECHO), b"another peer"), b"another peer")
+    stage.other(keyed.request((A, FALSE), b"0000another protocol"), b"0000another protocol")
+    stage.other(endpoint.request((A, ECHO), b"\x99\x99 behind it", timeout=30.0), b"\x99\x99 behind it")
+    stage.other(endpoint.request((A, ECHO), b"\x88\x88 behind that", timeout=30.0), b"\x88\x88 behind that")
+
+
+def apart(stage: Stage) -> None:
+    """Others ask others: with the same host they would take each other's replies, as nothing tells those apart."""
+    for host in (B, B, C):
+        stage.other(stage.endpoint.request((host, ECHO), b"\x99\x99 apart"), b"\x99\x99 apart")
+
+
+def asking(name: str, verb: Any, outcome: object = DATA, **more: Any) -> Scenario:
+    return Scenario(name, verb, outcome, **{"alongside": alongside, **more})
+
+
+def refuse_twice() -> Callable[[Reply], object]:
+    asked = 0
+
+    def accept(reply: Reply) -> object:
+        nonlocal asked
+        asked += 1
+        if reply.data.endswith(b"ack"):
+            return Decision.PROVISIONAL
+        if asked == 1:
+            raise LookupError("of no use")
+        return reply.data == DATA
+
+    return accept
+
+
+async def unreachable(stage: Stage) -> None:
+    network = stage.loop.network
+    network.link(network.client, B, both_ways=False, send_error=errno.ENETUNREACH)
+    stage.finally_.append(lambda: network.link(network.client, B, both_ways=False, send_error=None))
+
+
+async def gathered(stage: Stage) -> bytes:
+    """Several questions of one caller in one turn: all but the first leave at its end."""
+    told = await asyncio.gather(*(stage.endpoint.request((host, ECHO), DATA) for host in (B, A, C, A, B)))
+    return told[0] if set(told) == {DATA} else b"wrong"
+
+
+async def in_parallel(stage: Stage) -> bytes:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(stage.endpoint.request((host, ECHO), DATA)) for host in (A, A, B)]
+    return tasks[0].result()
+
+
+async def one_after_the_other(stage: Stage) -> bytes:
+    for number in range(4):
+        data = bytes([number, number])
+        assert await stage.endpoint.request((A, ECHO), data) == data
+    return DATA
+
+
+SHORT = [
+    asking("request", request()),
+    asking("request, IPv6", request(C)),
+    asking("exchange", exchange()),
+    asking("request, no deadline", request(timeout=None, retry=QUICK)),
+    asking("request, timed out", request(port=SILENT, **DEAF), udpguard.ReplyTimeoutError),
+    asking("request, several at once", gathered),
+    asking("request, a task group", in_parallel, needs_task=True),
+    asking("request, one after the other", one_after_the_other),
+    asking("request, a pool", request(), opening={"ports": Ports(pool=4)}),
+    asking("request, rotating ports", one_after_the_other, opening={"ports": Ports(rotate=True)}),
+    asking("request, keyed", request(), opening={"correlate": IDS}),
+    asking("request, keyed, near misses", request(), opening={"correlate": IDS, "limits": Limits(near_misses=3)}),
+    asking("request, assigned", request(), opening={"correlate": ASSIGNED}),
+    asking("request, assigned, from a pool", request(), opening={"correlate": ASSIGNED, "ports": Ports(pool=4)}),
+    asking("request, a key of one's own", request(), opening={"correlate": Word()}),
+    asking("request, assigned, timed out", request(port=SILENT, **DEAF), udpguard.ReplyTimeoutError,
+           opening={"correlate": ASSIGNED}),
+]  # fmt: skip
+
+LONG = [
+    asking("retry, answered", request(retry=QUICK)),
+    asking("retry, lost once", request(port=SECOND, retry=QUICK)),
+    asking("retry, adaptive", request(port=SECOND, retry=udpguard.AdaptiveRetry(attempts=3))),
+    asking("retry, timed out", request(port=SILENT, retry=QUICK), udpguard.ReplyTimeoutError),
+    asking("retry, assigned", request(port=SECOND, retry=QUICK), opening={"correlate": ASSIGNED}),
+    asking("retry, a function", request(port=SECOND, data=lambda n: DATA, retry=QUICK), opening={"correlate": IDS}),
+    asking("accept, after wrong ones", lambda stage: exchange(port=FALSE, accept=refuse_twice(), timeout=2.0)(stage)),
+    asking("accept, provisional", lambda stage: request(port=ACKS, accept=refuse_twice(), retry=QUICK)(stage)),
+    asking("reply_from, the host", request(reply_from="host"), alongside=apart),
+    asking("reply_from, networks", request(reply_from=["192.0.2.0/31", "host", "peer"]), alongside=apart),
+    asking("reply_from, anywhere", request(reply_from="anywhere"), opening={"correlate": ASSIGNED}),
+    asking("too late", request(port=LATE, timeout=1.0), udpguard.ReplyTimeoutError),
+    asking("servers, the first is dead", request([(A, SILENT), (B, ECHO)])),
+    asking("servers, in turn", request([(A, SILENT), (B, SILENT), (C, ECHO)], retry=QUICK)),
+    asking("servers, assigned", request([(A, SILENT), (B, ECHO)]), opening={"correlate": ASSIGNED}),
+    asking("servers, busy", request([(A, SECOND), (B, ECHO)]),
+           before=lambda stage: holds_turn(stage, SECOND)),
+    asking("unreachable", request(B, SILENT), udpguard.PeerUnreachableError, before=unreachable,
+           alongside=lambda stage: None),
+    asking("servers, unreachable", request([(B, ECHO), (A, ECHO)]), before=unreachable,
+           alongside=lambda stage: None),
+    asking("a client of its own", lambda stage: stage.client(
+        correlate=FEW_IDS, retry=QUICK, timeout=3.0, in_flight_per_peer=1).request((A, SECOND), DATA)),
+]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------- in the way
+
+
+async def _started(stage: Stage) -> None:
+    await asyncio.sleep(0.001)  # so that all that was begun has left, or waits
+
+
+async def holds_turn(stage: Stage, port: int = ECHO) -> None:
+    """Two others are before it with its peer: the first gets no answer."""
+    stage.other(stage.endpoint.request((A, SILENT), b"holds", timeout=0.1), udpguard.ReplyTimeoutError)
+    if port != SILENT:
+        stage.other(stage.endpoint.request((A, port), b"holds it", timeout=2.0, retry=QUICK), b"holds it")
+    await _started(stage)
+
+
+async def holds_turns(stage: Stage) -> None:
+    """Others hold each of several turns, one longer than the other."""
+    for reply_from, seconds in (("192.0.2.0/31", 0.1), ("host", 0.2), ("peer", 0.3)):
+        asks = stage.endpoint.request(
+            (A, SILENT), b"holds", timeout=seconds, reply_from=reply_from, accept=lambda reply: False
+        )
+        stage.other(asks, udpguard.ReplyTimeoutError)
+    await _started(stage)
+
+
+async def holds_ids(stage: Stage) -> None:
+    """Of the ids that are assigned for its peer all but one are in use, and that one is another's."""
+    registry = stage.guard.registry
+    gate = registry.pool(registry.source(b"\x00\x07\xc0\x00\x02\x01").token, stage.endpoint._book).gate
+    gate.free -= 255
+    stage.finally_.append(lambda: [gate.leave() for _ in range(255)])
+    stage.other(stage.endpoint.request((A, ECHO), b"\x12 holds it"), b"\x12 holds it")
+    await _started(stage)
+
+
+async def holds_room(stage: Stage) -> None:
+    stage.other(stage.endpoint.request((B, SILENT), b"\x77\x77 room", timeout=0.1), udpguard.ReplyTimeoutError)
+    await _started(stage)
+
+
+async def holds_quota(stage: Stage) -> None:
+    stage.other(stage.endpoint.request((A, ECHO), b"\x77\x77 quota"), b"\x77\x77 quota")
+    stage.other(stage.endpoint.request((A, ECHO), b"\x78\x78 quota"), b"\x78\x78 quota")
+    await _started(stage)
+
+
+async def holds_socket(stage: Stage) -> None:
+    """The send buffer is full, and others wait for it."""
+    for number in range(6):
+        data = bytes([number]) * 6
+        stage.other(stage.endpoint.request((HOSTS[number % 2], ECHO), data), data)
+    await _started(stage)
+
+
+async def soils(stage: Stage) -> None:
+    """An old reply of its peer may still come to the endpoint's port."""
+    stage.other(
+        stage.endpoint.request((A, ECHO), DATA, accept=lambda reply: False, timeout=0.05), udpguard.ReplyTimeoutError
+    )
+    await asyncio.sleep(0.1)
+
+
+async def holds_spare(stage: Stage) -> None:
+    """So it does for another peer, who has the only spare port."""
+    await soils(stage)
+    for port in (SILENT, SILENT):
+        stage.other(stage.endpoint.request((B, port), b"old", timeout=0.2), udpguard.ReplyTimeoutError)
+    await asyncio.sleep(0.25)
+
+
+async def soils_late(stage: Stage) -> None:
+    """A late reply of its peer is on its way."""
+    stage.other(stage.endpoint.request((A, LATE), DATA, timeout=1.0), udpguard.ReplyTimeoutError)
+    await asyncio.sleep(1.01)
+
+
+async def frees_writers(stage: Stage) -> bytes:
+    await asyncio.gather(*(stage.endpoint.send((A, SILENT), b"%d" % number) for number in range(4)))
+    return DATA
+
+
+FIXED = {"local_addr": ("0.0.0.0", 4_444)}
+IN_THE_WAY = [
+    asking("a turn", request(), before=holds_turn),
+    asking("a turn, with a retry", request(retry=QUICK, timeout=2.0), before=holds_turn),
+    asking("a turn, timed out", request(port=SILENT, timeout=0.05), udpguard.ReplyTimeoutError, before=holds_turn),
+    asking("turns of several sources", request(reply_from=["peer", "host", "192.0.2.0/31"]), before=holds_turns,
+           alongside=apart),
+    asking("an id", request(), opening={"correlate": FEW_IDS}, before=holds_ids),
+    asking("an id and a quota", request(), before=holds_ids,
+           opening={"correlate": FEW_IDS, "limits": Limits(in_flight_per_peer=1)}),
+    asking("a quota", request(), before=holds_quota,
+           opening={"correlate": IDS, "limits": Limits(in_flight_per_peer=1)}),
+    asking("room", request(), before=holds_room, opening={"limits": Limits(pending=1)}),
+    asking("room, keyed", exchange(), before=holds_room, opening={"correlate": IDS, "limits": Limits(pending=1)}),
+    asking("a turn, then room", request(timeout=3.0), before=holds_turn, opening={"limits": Limits(pending=1)}),
+    asking("the socket", request(), before=holds_socket, sending=(2, 20.0)),
+    asking("the socket, keyed", request(), before=holds_socket, sending=(2, 20.0), opening={"correlate": ASSIGNED}),
+    asking("the socket, several at once", gathered, before=holds_socket, sending=(2, 20.0)),
+    asking("the socket, with a retry", request(port=SECOND, retry=QUICK), before=holds_socket, sending=(2, 50.0)),
+    asking("a spare port", request(), before=soils),
+    asking("a spare port, in use", request(timeout=3.0), before=holds_spare, opening={"ports": Ports(spares=1)}),
+    asking("a quarantine", request(timeout=3.0), before=soils, opening=FIXED),
+    asking("a quarantine, the late reply comes", request(port=LATE, timeout=3.0), before=soils_late,
+           opening={**FIXED, "ports": Ports(quarantine=20.0)}),
+]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------------ names
+
+
+async def asks_the_same_name(stage: Stage) -> None:
+    stage.other(stage.endpoint.request(("server.example", ECHO), b"\x99 same name"), b"\x99 same name")
+    await _started(stage)
+
+
+async def resolves(stage: Stage) -> bytes:
+    peer = await stage.endpoint.resolve("server.example", ECHO)
+    return DATA if peer == (A, ECHO) else b"wrong"
+
+
+NAMES = [
+    asking("a name", request("server.example")),
+    asking("a name, of several addresses", request("both.example")),
+    asking("a name, asked for already", request("server.example"), before=asks_the_same_name),
+    asking("a name that is none", request("nowhere.example"), socket.gaierror),
+    asking("a name and a literal", request([("server.example", ECHO), (B, ECHO)])),
+    asking("a name, timed out", request("server.example", timeout=0.05), udpguard.ReplyTimeoutError),
+    asking("a name, with a retry", request("server.example", SECOND, retry=QUICK)),
+    asking("resolve", resolves),
+    asking("resolve, asked for already", resolves, before=asks_the_same_name),
+    asking("resolve, none", lambda stage: stage.endpoint.resolve("nowhere.example", 7), socket.gaierror),
+]
+
+
+# --------------------------------------------------------------------------------------------- expecting and sending
+
+
+async def expects(stage: Stage, **more: Any) -> bytes:
+    expectation = stage.endpoint.expect(
+        (B, ACKS), timeout=5.0, accept=lambda reply: not reply.data.endswith(b"ack"), **more
+    )
+    await expectation.send(DATA)
+    return (await expectation).data
+
+
+async def expects_within(stage: Stage, **more: Any) -> bytes:
+    with stage.endpoint.expect((B, ECHO), **more) as expectation:
+        await expectation.send(DATA)
+        return (await expectation).data
+
+
+async def expects_async_within(stage: Stage) -> bytes:
+    async with stage.endpoint.expect((B, ECHO)) as first, stage.endpoint.expect((B, ECHO)) as second:
+        await first.send(DATA)
+        await second.send(DATA)
+        await asyncio.sleep(0)
+        return (await first).data if (await second).data == DATA else b"wrong"
+
+
+async def expects_in_vain(stage: Stage) -> bytes:
+    async with stage.endpoint.expect((B, SILENT)) as expectation:
+        await expectation.send(DATA)
+        await asyncio.sleep(0.1)
+    assert expectation.done()
+    return DATA
+
+
+async def expects_both(stage: Stage) -> bytes:
+    """What `asyncio.wait` waits for is not cancelled with it."""
+    expectations = [
+        stage.endpoint.expect((B, ECHO), reply_from="host"),
+        stage.endpoint.expect((A, SILENT), timeout=0.2),
+    ]
+    with expectations[0], expectations[1]:
+        await stage.endpoint.send((B, ECHO), DATA)
+        await asyncio.wait([one._future for one in expectations])
+        return (await expectations[0]).data
+
+
+async def guards(stage: Stage, transaction: object = None, **more: Any) -> bytes:
+    """A bare protocol on the loop's own transport."""
+    transport, guard = await stage.loop.create_datagram_endpoint(
+        lambda: udpguard.GuardProtocol(**more), local_addr=("198.51.100.1", 0)
+    )
+    stage.guards.append(guard._guard)
+    try:
+        reply = guard.expect((B, ECHO), timeout=1.0, transaction=transaction)
+        transport.sendto(DATA, (B, ECHO))
+        data = (await reply).data
+        silent = guard.expect((A, SILENT), timeout=0.1)
+        with _raises(udpguard.ReplyTimeoutError):
+            await silent
+        return data
+    finally:
+        transport.close()
+
+
+class _raises:
+    def __init__(self, kind: type[BaseException]) -> None:
+        self._kind = kind
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        return kind is not None and issubclass(kind, self._kind)
+
+
+async def sends(stage: Stage, addr: Any = (A, SILENT)) -> bytes:
+    await stage.endpoint.send(addr, DATA)
+    return DATA
+
+
+def alongside_of_expecting(stage: Stage) -> None:
+    stage.other(stage.endpoint.request((A, ECHO), b"\x71\x71 behind"), b"\x71\x71 behind")
+    stage.other(stage.endpoint.request((A, ECHO), b"\x72\x72 that"), b"\x72\x72 that")
+
+
+def expecting(name: str, verb: Any, **more: Any) -> Scenario:
+    return Scenario(name, verb, DATA, **{"alongside": alongside_of_expecting, **more})
+
+
+EXPECTING = [
+    expecting("expect", expects),
+    expecting("expect, wide", lambda stage: expects(stage, reply_from=["host", "192.0.2.2/31"])),
+    expecting("expect, with", expects_within),
+    expecting("expect, with, keyed", lambda stage: expects_within(stage, transaction=DATA[:2]),
+              opening={"correlate": IDS}),
+    expecting("expect, a pool", expects_within, opening={"ports": Ports(pool=3)}),
+    expecting("expect, async with", expects_async_within),
+    expecting("expect, in vain", expects_in_vain),
+    expecting("expect, both", expects_both),
+    expecting("expect, the socket is full", expects_within, before=holds_socket, sending=(2, 20.0)),
+    expecting("send", sends),
+    expecting("send, to a name", lambda stage: sends(stage, ("server.example", SILENT))),
+    expecting("send, the socket is full", sends, before=holds_socket, sending=(2, 20.0)),
+    expecting("send, several, the socket is full", frees_writers, before=holds_socket, sending=(2, 20.0)),
+    Scenario("GuardProtocol", guards, DATA, None),
+    Scenario("GuardProtocol, keyed", lambda stage: guards(stage, DATA[:2], correlate=IDS), DATA, None),
+]  # fmt: skip
+
+SCENARIOS = [*OPENING, *SHORT, *LONG, *IN_THE_WAY, *NAMES, *EXPECTING]
+CASES = [(scenario, blow) for scenario in SCENARIOS for blow in BLOWS if not (scenario.needs_task and blow in PUPPETS)]
+"""Every scenario with every blow that makes sense there."""
