@@ -2,30 +2,46 @@
 
     python examples/three_clients.py
 
-Each client asks the same question of the same servers on loopback, in three situations: an impostor
-answers before the server does; one socket asks two servers, and the second answers first; the server is
-given by its host name. Prints who was fooled, who could not do it and who got it right: what happened in
-this very run, which takes a few seconds. The exit status is 1 if udpguard isn't right everywhere.
+Each client asks the same servers on loopback, in five situations: an impostor answers before the server
+does; one socket asks two servers, and the second answers first; the server is given by its host name; the
+answer to a first question, given up already, comes when the second is asked; the answer to the first comes
+once more then. Questions and answers have no transaction id, so nothing in them tells old from new. Prints
+who was fooled, who could not do it and who got it right: what happened in this very run, which takes a few
+seconds. The exit status is 1 if udpguard isn't right everywhere.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import udpguard
 
 LOOPBACK = "127.0.0.1"
 QUESTION = b"What do I owe you?"
+SECOND_QUESTION = b"And what does she owe you?"
 PATIENCE = 2.0  # seconds that a client waits for an answer
+SHORT_PATIENCE = 0.3  # for one that does not come
 MAX_BYTES = 2048
 
 Address = tuple[str, int]
-Client = Callable[[list[Address]], list[bytes]]  # takes the servers, returns what it believes that each one said
+
+
+class Client(Protocol):
+    """One way to ask."""
+
+    def __call__(self, servers: list[Address], *, twice: bool) -> list[bytes]:
+        """Ask the servers, and return what it believes that each one said.
+
+        Asked `twice`, the one server hears both questions, one after the other, and what counts is what the client
+        believes to be the answer to the second.
+        """
+        ...
 
 
 # ------------------------------------------------------------------------------------- the clients
@@ -37,30 +53,48 @@ def patient_socket() -> socket.socket:
     return sock
 
 
-def naive(servers: list[Address]) -> list[bytes]:
+def ask_first(sock: socket.socket, server: Address | None = None) -> None:
+    """The first of two questions; whoever gets no answer soon goes on with the second."""
+    if server is None:
+        sock.send(QUESTION)
+    else:
+        sock.sendto(QUESTION, server)
+    sock.settimeout(SHORT_PATIENCE)
+    with contextlib.suppress(TimeoutError):
+        sock.recv(MAX_BYTES)
+    sock.settimeout(PATIENCE)
+
+
+def naive(servers: list[Address], *, twice: bool) -> list[bytes]:
     """Believes whoever writes."""
     with patient_socket() as sock:
+        if twice:
+            ask_first(sock, servers[0])
         for server in servers:
-            sock.sendto(QUESTION, server)
+            sock.sendto(SECOND_QUESTION if twice else QUESTION, server)
         return [sock.recvfrom(MAX_BYTES)[0] for _ in servers]
 
 
-def connected(servers: list[Address]) -> list[bytes]:
+def connected(servers: list[Address], *, twice: bool) -> list[bytes]:
     """Has the kernel drop strangers, and with them every server but the first."""
     with patient_socket() as sock:
         sock.connect(servers[0])
-        sock.send(QUESTION)
+        if twice:
+            ask_first(sock)
+        sock.send(SECOND_QUESTION if twice else QUESTION)
         for server in servers[1:]:
             sock.sendto(QUESTION, server)  # Linux sends it, other systems raise EISCONN.
         return [sock.recv(MAX_BYTES) for _ in servers]
 
 
-def address_list(servers: list[Address]) -> list[bytes]:
+def address_list(servers: list[Address], *, twice: bool) -> list[bytes]:
     """Looks for each answer's source in the list of those that were asked."""
     answers: dict[Address, bytes] = {}
     with patient_socket() as sock:
+        if twice:
+            ask_first(sock, servers[0])
         for server in servers:
-            sock.sendto(QUESTION, server)
+            sock.sendto(SECOND_QUESTION if twice else QUESTION, server)
         while len(answers) < len(servers):
             data, sender = sock.recvfrom(MAX_BYTES)
             if sender in servers:
@@ -68,11 +102,17 @@ def address_list(servers: list[Address]) -> list[bytes]:
     return [answers[server] for server in servers]
 
 
-def guarded(servers: list[Address]) -> list[bytes]:
+def guarded(servers: list[Address], *, twice: bool) -> list[bytes]:
     """Asks through a udpguard endpoint."""
 
     async def ask() -> list[bytes]:
-        async with udpguard.open_endpoint(timeout=PATIENCE) as endpoint:
+        # Without `rotate` the port changes only after a question without an answer, or with two that were seen.
+        ports = udpguard.Ports(rotate=True)
+        async with udpguard.open_endpoint(timeout=PATIENCE, ports=ports) as endpoint:
+            if twice:
+                with contextlib.suppress(udpguard.ReplyTimeoutError):
+                    await endpoint.request(servers[0], QUESTION, timeout=SHORT_PATIENCE)
+                return [await endpoint.request(servers[0], SECOND_QUESTION)]
             return await asyncio.gather(*(endpoint.request(server, QUESTION) for server in servers))
 
     return asyncio.run(ask())
@@ -140,6 +180,27 @@ class Impostor(Server):
         self.reply_to(client)
 
 
+class Repeater(Server):
+    """Answers the first question too late, or once more: in either case, when the second one comes."""
+
+    def __init__(self, first_answer: bytes, answer: bytes, *, at_once: bool) -> None:
+        super().__init__(answer)
+        self._first_answer = first_answer
+        self._at_once = at_once
+        self._first_asked_from: Address | None = None
+
+    def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
+        """A client asks."""
+        if data == QUESTION:
+            self._first_asked_from = addr
+            if self._at_once:
+                self.transport.sendto(self._first_answer, addr)
+        else:
+            if self._first_asked_from is not None:
+                self.transport.sendto(self._first_answer, self._first_asked_from)
+            self.reply_to(addr)
+
+
 async def start(server: Server) -> Server:
     """Open a socket on a free loopback port for it."""
     loop = asyncio.get_running_loop()
@@ -157,6 +218,7 @@ class Situation:
     name: str
     servers: list[Address]  # as the clients are given them
     truth: list[bytes]
+    twice: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,7 +236,7 @@ FAILED = "could not do it"
 
 def put_to_the_test(client: Client, situation: Situation) -> Outcome:
     try:
-        answers = client(situation.servers)
+        answers = client(situation.servers, twice=situation.twice)
     except (OSError, udpguard.UdpGuardError) as error:
         return Outcome(FAILED, f"{type(error).__name__}: {error}")
     for server, believed, true in zip(situation.servers, answers, situation.truth, strict=True):
@@ -183,14 +245,14 @@ def put_to_the_test(client: Client, situation: Situation) -> Outcome:
     return Outcome(RIGHT)
 
 
-def table(rows: dict[str, list[Outcome]], situations: list[Situation]) -> str:
+def table(rows: dict[str, list[Outcome]], situations: list[str]) -> str:
     """The verdicts, and below them what lies behind those that are not right."""
-    lines = [f"{'':16}" + "".join(f"{situation.name:18}" for situation in situations)]
+    lines = [f"{'':16}" + "".join(f"{situation:18}" for situation in situations)]
     details: list[str] = []
     for name, outcomes in rows.items():
         lines.append(f"{name:16}" + "".join(f"{outcome.verdict:18}" for outcome in outcomes))
         details += (
-            f"  {name}, {situation.name}: {outcome.detail}"
+            f"  {name}, {situation}: {outcome.detail}"
             for situation, outcome in zip(situations, outcomes, strict=True)
             if outcome.verdict != RIGHT
         )
@@ -208,19 +270,27 @@ async def run() -> int:
         Situation("second server", [(LOOPBACK, slow.port), (LOOPBACK, second.port)], [slow.answer, second.answer]),
         Situation("host name", [("localhost", named.port)], [named.answer]),
     ]
+    servers = [impostor, shadowed, second, slow, named]
+
+    async def asked_twice(name: str, *, at_once: bool) -> Situation:
+        """Each client has a server of its own for this, which knows one who asks."""
+        repeater = await start(Repeater(b"Four, says the server.", b"Five, says the server.", at_once=at_once))
+        servers.append(repeater)
+        return Situation(name, [(LOOPBACK, repeater.port)], [repeater.answer], twice=True)
 
     async def row(client: Client) -> list[Outcome]:
+        own = [await asked_twice("late answer", at_once=False), await asked_twice("repeated answer", at_once=True)]
         return await asyncio.gather(
-            *(asyncio.to_thread(put_to_the_test, client, situation) for situation in situations)
+            *(asyncio.to_thread(put_to_the_test, client, situation) for situation in [*situations, *own])
         )
 
     print("Asking; some clients will wait in vain...\n", flush=True)
     try:
         rows = dict(zip(CLIENTS, await asyncio.gather(*map(row, CLIENTS.values())), strict=True))
     finally:
-        for server in (impostor, shadowed, second, slow, named):
+        for server in servers:
             server.transport.close()
-    print(table(rows, situations))
+    print(table(rows, [*(situation.name for situation in situations), "late answer", "repeated answer"]))
     return 0 if all(outcome.verdict == RIGHT for outcome in rows["udpguard"]) else 1
 
 
