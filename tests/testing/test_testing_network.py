@@ -176,6 +176,18 @@ def test_a_route_translates_multiplies_and_drops() -> None:
 # ------------------------------------------------------------------------------------------------------ sockets
 
 
+def test_an_endpoint_that_is_given_up_while_it_opens_leaves_no_socket() -> None:
+    async def main() -> None:
+        task = asyncio.ensure_future(bound("192.0.2.1", 53))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await bound("192.0.2.1", 53)
+
+    simulated(main)
+
+
 def test_ports_are_in_use_free_again_and_drawn_from_the_seed() -> None:
     async def main() -> list[int]:
         loop = asyncio.get_running_loop()

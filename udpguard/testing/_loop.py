@@ -193,7 +193,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         except BaseException:
             bound.close()
             raise
-        await asyncio.sleep(0)  # it learns of its transport
+        try:
+            await asyncio.sleep(0)  # it learns of its transport
+        except BaseException:
+            transport.abort()
+            raise
         return transport, protocol
 
     def _bind(self, local: Wire | None, family: int, allow_broadcast: bool) -> SimulatedSocket:  # noqa: FBT001
