@@ -34,6 +34,17 @@ def pytest_asyncio_loop_factories(
     return {LOOP: _loop_factory()}
 
 
+# What runs in virtual time, or without any: the same on every loop and backend, and long.
+ONCE = ("cancellation", "clients", "fuzzing", "odds", "schedules", "simulation")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what CI runs but once."""
+    for item in items:
+        if item.path.parent.name in ONCE or item.path.name == "test_core_schedules.py":
+            item.add_marker(pytest.mark.once)
+
+
 @pytest.fixture(autouse=True)
 def _no_error_in_callbacks(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Fail a test in which the event loop logged an error.
