@@ -576,13 +576,13 @@ class Guard:
         """Count one more socket."""
         self._open += 1
 
-    def lost(self, cause: BaseException | None, port: int = 0) -> None:
+    def lost(self, cause: BaseException | None, port: int = 0, channel: object = None) -> None:
         """Count one socket less; without one of the endpoint's own the others are closed too."""
         self._open -= 1
         if port <= 0:
             self.close(cause)
         elif self.keeper is not None:
-            self.keeper.forget(port)
+            self.keeper.forget(port, channel)
         if self._open <= 0:
             closers, self._closers = self._closers, []
             for future in closers:

@@ -218,9 +218,9 @@ class PortKeeper:
         self._registry.spares.remove(port)
         self._guard.drop_channel(channel)
 
-    def forget(self, port: int) -> None:
-        """Take note that the socket of a spare port is closed."""
-        if port in self._channels:
+    def forget(self, port: int, channel: object) -> None:
+        """Take note that the socket of a spare port is closed; another may have the port by now."""
+        if self._channels.get(port) is channel:
             self._close(port)
 
     def _tidy(self) -> None:

@@ -51,6 +51,7 @@ class GuardProtocol(asyncio.DatagramProtocol):
         self._book = self._guard.registry.book(check_correlator(correlate))
         self._drops: Drops | None = None
         self._channel: Channel | None = None
+        self._transport: asyncio.BaseTransport | None = None
         self._port = 0
 
     @classmethod
@@ -62,6 +63,7 @@ class GuardProtocol(asyncio.DatagramProtocol):
         protocol._book = guard.registry.book(None)
         protocol._drops = None
         protocol._channel = None
+        protocol._transport = None
         return protocol
 
     def expect(
@@ -114,6 +116,7 @@ class GuardProtocol(asyncio.DatagramProtocol):
         if self._guard.loop is None:
             self._guard.bind(asyncio.get_running_loop())
         self._guard.opened()
+        self._transport = transport
         self._channel = transport if isinstance(transport, UdpTransport) else None
         sock = transport.get_extra_info("socket")
         if not self._guard.channels and sock is not None:
@@ -161,10 +164,10 @@ class GuardProtocol(asyncio.DatagramProtocol):
         """Called by the transport when it is closed."""
         if self._drops is not None:
             self._drops.count()
-        self._channel = None
+        transport, self._transport, self._channel = self._transport, None, None
         if self._port > 0:
             self._guard.resume(self)  # what a spare port held back goes on without it
-        self._guard.lost(exc, self._port)
+        self._guard.lost(exc, self._port, transport)
 
 
 def _wire_of_tuple(addr: tuple[object, ...]) -> Wire:

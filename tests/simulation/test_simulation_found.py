@@ -76,3 +76,22 @@ def test_what_a_full_socket_holds_back_of_a_pool_keeps_what_it_has(first: bytes)
 
     with Simulation() as sim:
         sim.run(main)
+
+
+def test_a_spare_port_of_one_family_may_follow_the_other_s_with_its_number() -> None:
+    """The end of the first one's socket, which is told a turn later, closed the second one's."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        peers = [("192.0.2.1", 7), ("2001:db8::1", 7)]
+        for peer in peers:
+            await loop.create_datagram_endpoint(Echo, local_addr=peer)
+        async with udpguard.open_endpoint(ports=udpguard.Ports(range=(40_000, 40_001), spares=1)) as endpoint:
+            for peer in peers:
+                with pytest.raises(udpguard.ReplyTimeoutError):
+                    await endpoint.request(peer, b"silence", timeout=0.1)
+                assert await endpoint.request(peer, b"x", timeout=0.1) == b"x"
+
+    with Simulation() as sim:
+        sim.host("192.0.2.1", "2001:db8::1")
+        sim.run(main)
