@@ -9,7 +9,7 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -27,7 +27,8 @@ logger = logging.getLogger("udpguard")
 # `man 7 ip`: ports that the administrator keeps for services.
 _RESERVED: Final = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
 _TAKEN: Final = (errno.EADDRINUSE, errno.EACCES)
-_RANGE_TRIES: Final = 64
+# A range that is taken but for a few ports is still searched for those, if it is no larger: all of it takes 50 ms.
+_RANGE_TRIES: Final = 1_024
 # A port that the system gives may be soiled for the very peer that needs it.
 _FRESH_TRIES: Final = 16
 
@@ -93,8 +94,7 @@ class Binder:
             self._reserved = reserved_ports(_RESERVED)
         lowest, highest = self._range
         failure = OSError(errno.EADDRINUSE, f"every port tried of Ports(range={self._range}) is reserved")
-        for _ in range(_RANGE_TRIES):
-            port = lowest + self._draw(highest - lowest + 1)
+        for port in self._drawn(lowest, highest):
             if port in self._reserved:
                 continue
             try:
@@ -105,6 +105,15 @@ class Binder:
                     raise
                 failure = error
         raise failure
+
+    def _drawn(self, lowest: int, highest: int) -> Iterator[int]:
+        """Ports of the range in random order, none of them twice: the beginning of a Fisher-Yates shuffle."""
+        size = highest - lowest + 1
+        moved: dict[int, int] = {}
+        for last in range(size - 1, max(size - _RANGE_TRIES, 0) - 1, -1):
+            place = self._draw(last + 1)
+            yield lowest + moved.get(place, place)
+            moved[place] = moved.get(last, last)
 
 
 def reserved_ports(path: Path) -> frozenset[int]:

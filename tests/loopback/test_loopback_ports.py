@@ -441,6 +441,14 @@ async def test_both_families_have_the_same_port_of_the_range() -> None:
         assert len({peer.port for peer in endpoint.local_addrs}) == 1
 
 
+async def test_a_range_that_is_just_large_enough_is_used_up() -> None:
+    for _ in range(3):
+        async with opened(ports=Ports(pool=48, spares=0, range=(21_000, 21_047))) as endpoint:
+            ports = [peer.port for peer in endpoint.local_addrs if ":" not in peer.host]
+            assert sorted(ports) == list(range(21_000, 21_048))
+            assert ports != sorted(ports)
+
+
 async def test_a_range_that_is_taken_says_so() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
