@@ -94,10 +94,10 @@ class _Mark:
 class Soil:
     """Which ports may still get an old reply, from whom. All times are in seconds on one clock, passed in.
 
-    It is bounded: of more than 65,536 the oldest are forgotten, as all are after 120 s.
+    It is bounded: the latest 32,768 are known, of more than 65,536 the oldest are forgotten, as all are after 120 s.
     """
 
-    __slots__ = ("_any", "_new", "_old", "_rotated_at", "dirty")
+    __slots__ = ("_added", "_any", "_new", "_old", "_rotated_at", "dirty")
 
     def __init__(self) -> None:
         self.dirty: bool = False
@@ -106,6 +106,8 @@ class Soil:
         self._old: dict[tuple[Token, int], _Mark] = {}
         self._any: dict[int, _Mark] = {}
         """By port alone, whoever it is that may reply."""
+        self._added = 0
+        """How many there are in the new ones; each is known by up to four names."""
         self._rotated_at = -math.inf
 
     def add(self, token: Token, asked: Token, port: int, now: float, *, until: float, owed: int) -> None:
@@ -119,10 +121,11 @@ class Soil:
             until: When a request that must use this port all the same need not wait any longer.
             owed: How many were sent and not answered; 0 where a duplicate was seen.
         """
-        if len(self._new) >= _HALF or now - self._rotated_at > REMEMBERED:
-            self._old, self._new, self._rotated_at = self._new, {}, now
+        if self._added >= _HALF or now - self._rotated_at > REMEMBERED:
+            self._old, self._new, self._added, self._rotated_at = self._new, {}, 0, now
             self._any = {port: mark for port, mark in self._any.items() if now - mark.at <= REMEMBERED}
         self.dirty = True
+        self._added += (token, port) not in self._new
         earlier = self._get(token, port)
         if earlier is not None and earlier.until > now:
             until, owed = max(until, earlier.until), owed + earlier.owed
@@ -166,6 +169,7 @@ class Soil:
         self._new.clear()
         self._old.clear()
         self._any.clear()
+        self._added = 0
         self.dirty = False
 
     def _get(self, token: Token, port: int) -> _Mark | None:
