@@ -157,15 +157,15 @@ class PortKeeper:
         """
         registry, now = self._registry, self._guard.clock()
 
-        def is_clean(port: int) -> bool:
-            return registry.is_clean(port, tokens, wire, now)
+        def clean(ports: Sequence[int]) -> Sequence[int]:
+            return registry.clean(ports, tokens, wire, now)
 
         own = self._guard.own_ports(wire)
-        clean = [port for port in own if is_clean(port)]
-        if clean:
-            return clean[registry.draw(len(clean))] if len(clean) > 1 else clean[0]
+        fit = clean(own)
+        if fit:
+            return fit[registry.draw(len(fit))] if len(fit) > 1 else fit[0]
         if registry.spares.limit:
-            port = registry.spares.choose(is_clean, ipv4=len(wire) == IPV4_WIRE)
+            port = registry.spares.choose(clean, ipv4=len(wire) == IPV4_WIRE)
             if port is None:
                 port = self._fresh(wire, tokens, now)
             if port is not None:
@@ -203,7 +203,7 @@ class PortKeeper:
             while True:
                 sock = self._binder(address, family)
                 port: int = sock.getsockname()[1]
-                is_clean = self._registry.is_clean(port, tokens, wire, now) or len(refused) >= _FRESH_TRIES
+                is_clean = self._registry.clean((port,), tokens, wire, now) or len(refused) >= _FRESH_TRIES
                 if is_clean and port not in self._channels:  # the other family may have the same number
                     break
                 refused.append(sock)  # kept until then, so that it is not given again

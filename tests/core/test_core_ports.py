@@ -113,6 +113,13 @@ class TestSoil:
         soil.settle(ALICE, 0)
         assert soil.blocked_until(0, (ALICE,), (ALICE,)) == -math.inf
 
+    def test_all_ports_that_are_clean_are_found_at_once(self) -> None:
+        soil = soiled(ALICE, ALICE, port=3)
+        soil.add(BOB, BOB, 5, 20.0, until=21.0, owed=1)
+        assert soil.clean(range(2, 7), (ALICE,), (ALICE,), 30.0) == [2, 4, 5, 6]
+        assert soil.clean(range(2, 7), (NETWORK,), (ALICE,), 135.0) == [2, 3, 4, 6]
+        assert list(soil.clean(range(2, 7), (ALICE,), (ALICE,), 300.0)) == [2, 3, 4, 5, 6]
+
     def test_it_is_bounded_and_forgets_the_oldest(self) -> None:
         soil = Soil()
         wires = [wire_of(number.to_bytes(4, "big"), 1) for number in range(1, 100_000)]
@@ -152,10 +159,10 @@ class TestSpares:
         for port in (40_000, 40_001, 40_002):
             spares.add(port, 1.0, ipv4=True)
         spares.hold(40_001)
-        assert spares.choose(lambda _: True, ipv4=True) == 40_001
-        assert spares.choose(lambda port: port != 40_001, ipv4=True) in (40_000, 40_002)
-        assert spares.choose(lambda _: False, ipv4=True) is None
-        assert spares.choose(lambda _: True, ipv4=False) is None
+        assert spares.choose(lambda ports: ports, ipv4=True) == 40_001
+        assert spares.choose(lambda ports: [port for port in ports if port != 40_001], ipv4=True) in (40_000, 40_002)
+        assert spares.choose(lambda _: [], ipv4=True) is None
+        assert spares.choose(lambda ports: ports, ipv4=False) is None
 
     def test_the_longest_idle_is_replaced(self) -> None:
         spares = Spares(2)

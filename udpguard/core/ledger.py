@@ -403,9 +403,9 @@ class Ledger:
             return self.soil.is_clean(port, tokens, covering, now)
         return self.soil.blocked_until(port, tokens, covering) <= now
 
-    def is_clean(self, port: int, tokens: Sequence[Token], asked: Wire, now: float) -> bool:
-        """Whether no old reply may come there that such a request would take for its own."""
-        return not self.soil.dirty or self.soil.is_clean(port, tokens, self._covering_tokens(asked), now)
+    def clean(self, ports: Iterable[int], tokens: Sequence[Token], asked: Wire, now: float) -> Sequence[int]:
+        """Those of the ports to which no old reply comes that such a request would take for its own."""
+        return self.soil.clean(ports, tokens, self._covering_tokens(asked), now)
 
     def blocked_until(self, port: int, tokens: Sequence[Token], asked: Wire) -> float:
         """When such a request may leave from there, where there is no other port."""

@@ -140,17 +140,37 @@ class Soil:
         self._any[port] = _Mark(now, until if latest is None else max(until, latest.until), owed)
 
     def is_clean(self, port: int, tokens: Sequence[Token], covering: Sequence[Token], now: float) -> bool:
-        """Whether no old reply that a request may take for its own comes to this port.
+        """Whether no old reply that a request may take for its own comes to this port: see `clean`."""
+        return bool(self.clean((port,), tokens, covering, now))
+
+    def clean(
+        self, ports: Iterable[int], tokens: Sequence[Token], covering: Sequence[Token], now: float
+    ) -> Sequence[int]:
+        """Those of the ports to which no old reply comes that a request may take for its own.
 
         Args:
-            port: The port.
+            ports: The ports.
             tokens: Where the request's reply may come from.
             covering: All the sources that may cover whom it asks.
             now: The time.
         """
         if now - self._rotated_at > 2 * REMEMBERED:  # nothing was added for so long
             self.clear()
-        return all(now - mark.at > REMEMBERED for mark in self._marks(port, tokens, covering))
+        if not self.dirty:
+            return tuple(ports)
+        keys, since = _keys(tokens, covering), now - REMEMBERED
+        if keys is None:
+            return [port for port in ports if port not in self._any or self._any[port].at < since]
+        new, old = self._new, self._old
+        found: list[int] = []
+        for port in ports:  # there may be thousands: each request of a rotation looks at all of them
+            for key in keys:
+                mark = new.get((key, port)) or old.get((key, port))
+                if mark is not None and mark.at >= since:
+                    break
+            else:
+                found.append(port)
+        return found
 
     def blocked_until(self, port: int, tokens: Sequence[Token], covering: Sequence[Token]) -> float:
         """When a request that must use this port may."""
@@ -176,14 +196,22 @@ class Soil:
         return self._new.get((token, port)) or self._old.get((token, port))
 
     def _marks(self, port: int, tokens: Sequence[Token], covering: Sequence[Token]) -> Iterable[_Mark]:
-        keys: dict[Token, None] = dict.fromkeys((*tokens, *covering))
-        for token in tokens:
-            if isinstance(token, tuple) or not token:  # a network, or anywhere: who is in it can't be looked up
-                latest = self._any.get(port)
-                return [] if latest is None else [latest]
-            if len(token) not in (IPV4_WIRE, IPV6_WIRE):
-                keys[_INSIDE + token] = None
+        keys = _keys(tokens, covering)
+        if keys is None:
+            latest = self._any.get(port)
+            return [] if latest is None else [latest]
         return [mark for key in keys if (mark := self._get(key, port)) is not None]
+
+
+def _keys(tokens: Sequence[Token], covering: Sequence[Token]) -> list[Token] | None:
+    """What to look for; None: whatever it is, since nobody can look up who is in a network, or anywhere."""
+    keys: dict[Token, None] = dict.fromkeys((*tokens, *covering))
+    for token in tokens:
+        if isinstance(token, tuple) or not token:
+            return None
+        if len(token) not in (IPV4_WIRE, IPV6_WIRE):
+            keys[_INSIDE + token] = None
+    return list(keys)
 
 
 class Spare:
@@ -218,9 +246,9 @@ class Spares:
     def __contains__(self, port: object) -> bool:
         return port in self._open
 
-    def choose(self, is_clean: Callable[[int], bool], *, ipv4: bool) -> int | None:
-        """An open one of this family that may be used; one that is in use already before the others."""
-        fit = [port for port, spare in self._open.items() if spare.ipv4 is ipv4 and is_clean(port)]
+    def choose(self, clean: Callable[[Sequence[int]], Sequence[int]], *, ipv4: bool) -> int | None:
+        """An open one of this family that is clean; one that is in use already before the others."""
+        fit = clean([port for port, spare in self._open.items() if spare.ipv4 is ipv4])
         return max(fit, key=lambda port: self._open[port].live, default=None)
 
     def replaceable(self) -> int | None:
