@@ -454,7 +454,8 @@ class Exchange(Details):
         self._name_untried()
 
     def _tries(self) -> int:
-        return self.attempts + sum(target.failed for target in self._targets)
+        """How much of the schedule is used up; a server that refuses is none that was tried."""
+        return self.attempts - self.refusals + sum(target.failed for target in self._targets)
 
     def _name_untried(self) -> None:
         self.untried = tuple(peer_of(target.wire) for target in self._left if not target.sent)

@@ -256,3 +256,27 @@ def test_a_peer_that_answers_at_once_is_still_not_asked_again_within_a_second() 
     with Simulation() as sim:
         began = sim.run(main)
         assert [at for at in sends(sim.trace, began, addr) if at >= 0] == to_the_millisecond(0, 1, 3, 7)
+
+
+@pytest.mark.parametrize("key", KEYS.values(), ids=KEYS)
+def test_servers_that_refuse_use_up_nothing_of_the_schedule(key: Any) -> None:
+    """However many of a list are dead, the others are asked as if those were not on it."""
+    silent, alive = ("192.0.2.1", 7), ("192.0.2.2", 7)
+    dead = [("192.0.2.1", port) for port in range(100, 108)]
+
+    async def main() -> tuple[float, udpguard.Reply]:
+        await serve(silent)
+        await serve(alive, lambda transport, data, addr, _: transport.sendto(data, addr))
+        async with udpguard.open_endpoint(correlate=key) as endpoint:
+            loop = asyncio.get_running_loop()
+            begun = loop.time()
+            retry = Retry(attempts=2, initial=1.0, jitter=0.0)
+            return begun, await endpoint.exchange([*dead, silent, alive], b"??", retry=retry)
+
+    with Simulation(delay=0.01) as sim:
+        begun, reply = sim.run(main)
+        assert reply.peer == alive
+        assert reply.attempts == len(dead) + 2
+        (first,), (second,) = sends(sim.trace, begun, silent), sends(sim.trace, begun, alive)
+        assert first == pytest.approx(0.02 * len(dead), abs=MILLISECOND)
+        assert second - first == pytest.approx(1.0, abs=MILLISECOND)
