@@ -644,8 +644,7 @@ class Exchange(Details):
         target.port = port
         if port > 0:
             self.ports.append(registry.spares.hold(port))
-            if registry.no_spare.has_queue and registry.spares.replaceable() is not None:
-                registry.wake_first(registry.no_spare)
+            registry.wake_first(registry.no_spare)  # who may perhaps use the same, or an idle one
 
     def _pool(self, target: Target) -> IdPool:
         return self._guard.registry.pool(self._sources.tokens(target.wire)[0], self._book)

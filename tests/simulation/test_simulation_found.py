@@ -95,3 +95,33 @@ def test_a_spare_port_of_one_family_may_follow_the_other_s_with_its_number() -> 
     with Simulation() as sim:
         sim.host("192.0.2.1", "2001:db8::1")
         sim.run(main)
+
+
+def test_those_who_wait_for_a_spare_port_share_the_one_that_is_opened() -> None:
+    """The first of them had it for itself; the others noticed when they looked again, up to a second later."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        peers = [(f"192.0.2.{number}", 7) for number in range(1, 6)]
+        for peer in peers:
+            await loop.create_datagram_endpoint(Echo, local_addr=peer)
+        async with udpguard.open_endpoint(ports=udpguard.Ports(spares=1)) as endpoint:
+
+            async def in_vain(peer: tuple[str, int], seconds: float = 0.1) -> None:
+                with pytest.raises(udpguard.ReplyTimeoutError):
+                    await endpoint.request(peer, b"silence", timeout=seconds)
+
+            await asyncio.gather(*map(in_vain, peers))  # the endpoint's own port is soiled for all
+            user = asyncio.create_task(in_vain(peers[0], 0.5))
+            await asyncio.gather(*map(in_vain, peers[1:]))  # and the spare one for those
+            first = asyncio.create_task(in_vain(peers[1], 5.0))
+            others = [asyncio.create_task(endpoint.request(peer, b"x")) for peer in peers[2:]]
+            await user
+            since = loop.time()
+            await asyncio.gather(*others)
+            assert loop.time() - since < 0.1
+            await first
+
+    with Simulation() as sim:
+        sim.host(*(f"192.0.2.{number}" for number in range(1, 6)))
+        sim.run(main)
