@@ -323,6 +323,42 @@ async def test_after_as_many_late_replies_as_were_sent(bound: socket.socket) -> 
         assert await second == b"ok"
 
 
+async def test_an_answer_to_each_attempt_ends_the_quarantine(bound: socket.socket) -> None:
+    async with Server() as server, opened(sock=bound, ports=Ports(quarantine=30.0)) as endpoint:
+        retry = Retry(attempts=2, initial=0.01, final_wait=5.0)
+        first = asked(endpoint, server, b"first", retry=retry)
+        await server.next()
+        _, addr = await server.next()
+        server.send(b"to the first attempt", addr)
+        assert await first == b"to the first attempt"
+        second = asked(endpoint, server, b"second")
+        await turns(5)
+        assert endpoint.statistics().waiting == 1
+        server.send(b"to the second attempt", addr)
+        assert (await server.next())[0] == b"second"
+        assert endpoint.statistics().duplicate == 1
+        server.send(b"ok", addr)
+        assert await second == b"ok"
+
+
+async def test_the_late_answer_of_another_server_of_a_list_ends_its_quarantine(bound: socket.socket) -> None:
+    async with (
+        servers("127.0.0.1", "127.0.0.2") as (one, two),
+        opened(sock=bound, ports=Ports(quarantine=30.0)) as endpoint,
+    ):
+        first = asyncio.ensure_future(endpoint.request([one.addr, two.addr], b"first", retry=Retry(2, initial=0.01)))
+        _, addr = await one.next()
+        await two.next()
+        two.send(b"ok", addr)
+        assert await first == b"ok"
+        second = asked(endpoint, one, b"second")
+        await turns(5)
+        assert endpoint.statistics().waiting == 1
+        one.send(b"late", addr)
+        assert (await one.next())[0] == b"second"
+        await cancelled(second)
+
+
 async def test_the_quarantine_of_one_peer_is_no_other_s_affair(bound: socket.socket) -> None:
     async with (
         servers("127.0.0.1", "127.0.0.2") as (one, two),

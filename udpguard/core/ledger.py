@@ -453,7 +453,8 @@ class Ledger:
         if self.ports is None:
             return
         token, port = slot[0], mark[2]
-        if mark[0] is Reason.LATE:
+        if mark[0] is Reason.LATE or self.soil.is_owed(token, port, self._latest):
+            # Of what was sent more than once, or to several servers, the other replies look like duplicates.
             self.soil.settle(token, port)
         else:
             self._soil(token, token, port, self._latest, mark[1], 0)

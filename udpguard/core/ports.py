@@ -176,6 +176,11 @@ class Soil:
         """When a request that must use this port may."""
         return max((mark.until for mark in self._marks(port, tokens, covering)), default=-math.inf)
 
+    def is_owed(self, token: Token, port: int, now: float) -> bool:
+        """Whether an old reply is waited for."""
+        mark = self._get(token, port)
+        return mark is not None and mark.owed > 0 and mark.until > now
+
     def settle(self, token: Token, port: int) -> None:
         """Take note that an old reply has come; with the last one that is owed, nobody need wait any longer."""
         mark = self._get(token, port)
