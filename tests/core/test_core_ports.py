@@ -104,6 +104,16 @@ class TestSoil:
         assert not soil.is_clean(0, (ALICE,), (ALICE,), 12.0), "it may still come twice"
         soil.settle(BOB, 0)
 
+    def test_one_port_of_a_host_owes_its_reply_whatever_came_from_another(self) -> None:
+        host = host_token(ALICE)
+        soil = soiled(ALICE, ALICE, until=12.0)
+        soil.add(ALICE_TOO, ALICE_TOO, 0, 10.5, until=11.5, owed=1)
+        soil.settle(ALICE_TOO, 0)
+        assert soil.blocked_until(0, (ALICE_TOO,), (ALICE_TOO,)) == -math.inf
+        assert soil.blocked_until(0, (host,), (BOB,)) == 12.0
+        soil.settle(ALICE, 0)
+        assert soil.blocked_until(0, (host,), (BOB,)) == -math.inf
+
     def test_what_is_owed_adds_up_while_the_quarantine_lasts(self) -> None:
         soil = soiled(ALICE, ALICE)
         soil.add(ALICE, ALICE, 0, 10.5, until=10.75, owed=1)

@@ -83,12 +83,25 @@ def _check_range(range_: object, needed: int) -> None:
 class _Mark:
     """One old reply, or several, that may still come from one source to one port."""
 
-    __slots__ = ("at", "owed", "until")
+    __slots__ = ("also", "at", "owed", "until")
 
     def __init__(self, at: float, until: float, owed: int) -> None:
         self.at = at
         self.until = until
         self.owed = owed
+        self.also: tuple[_Mark, ...] = ()
+        """The marks of the same replies under other names."""
+
+    def renew(self, now: float, until: float, owed: int) -> None:
+        """Take more replies in; with those of earlier ones that are still waited for."""
+        self.until, self.owed = (max(until, self.until), owed + self.owed) if self.until > now else (until, owed)
+        self.at = now
+
+    def settle(self) -> None:
+        """One of them came."""
+        self.owed -= 1
+        if self.owed <= 0:
+            self.until = -math.inf
 
 
 class Soil:
@@ -126,16 +139,11 @@ class Soil:
             self._any = {port: mark for port, mark in self._any.items() if now - mark.at <= REMEMBERED}
         self.dirty = True
         self._added += (token, port) not in self._new
-        earlier = self._get(token, port)
-        if earlier is not None and earlier.until > now:
-            until, owed = max(until, earlier.until), owed + earlier.owed
-        mark = _Mark(now, until, owed)
-        self._new[token, port] = mark
-        if asked != token:
-            self._new[asked, port] = mark
-        for wire in (token, asked):
-            if isinstance(wire, bytes) and len(wire) in (IPV4_WIRE, IPV6_WIRE):
-                self._new[_INSIDE + host_token(wire), port] = mark
+        mark = self._renewed(token, port, now, until, owed)
+        names = [] if asked == token else [asked]
+        wires = [wire for wire in (token, asked) if isinstance(wire, bytes) and len(wire) in (IPV4_WIRE, IPV6_WIRE)]
+        names += [_INSIDE + host_token(wire) for wire in wires]
+        mark.also = tuple(self._renewed(name, port, now, until, owed) for name in dict.fromkeys(names))
         latest = self._any.get(port)
         self._any[port] = _Mark(now, until if latest is None else max(until, latest.until), owed)
 
@@ -185,9 +193,8 @@ class Soil:
         """Take note that an old reply has come; with the last one that is owed, nobody need wait any longer."""
         mark = self._get(token, port)
         if mark is not None:
-            mark.owed -= 1
-            if mark.owed <= 0:
-                mark.until = -math.inf
+            for one in (mark, *mark.also):
+                one.settle()
 
     def clear(self) -> None:
         """Forget everything."""
@@ -196,6 +203,16 @@ class Soil:
         self._any.clear()
         self._added = 0
         self.dirty = False
+
+    def _renewed(self, name: Token, port: int, now: float, until: float, owed: int) -> _Mark:
+        mark = self._get(name, port)
+        if mark is None:
+            mark = _Mark(now, until, owed)
+        else:
+            mark.renew(now, until, owed)
+            mark.also = ()  # so that marks never hold each other in long chains
+        self._new[name, port] = mark
+        return mark
 
     def _get(self, token: Token, port: int) -> _Mark | None:
         return self._new.get((token, port)) or self._old.get((token, port))
