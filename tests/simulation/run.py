@@ -36,8 +36,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
-import simulation_experiments as experiments
-from simulation_program import MODES, Result, simulate
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+import simulation_experiments as experiments  # noqa: E402
+from simulation_program import MODES, Result, simulate  # noqa: E402
 
 PARTS: Final = ("exchanges", "law", "odds")
 SEEDS: Final = {

@@ -18,7 +18,8 @@ from typing import Any, Final
 
 import simulation_oracle as oracle
 import simulation_wire as wire
-from simulation_leftovers import left_sockets, leftovers
+from at_rest import leftovers_of
+from simulation_leftovers import left_sockets
 from simulation_servers import DEAD_PORT, PORT, Forger, start
 from simulation_writer import REMEMBERED, OwnIds, Writer
 
@@ -188,7 +189,7 @@ class Program:
             self.oracle.violation(f"spare ports are open though they were idle for long: {text}")
 
     def _check_leftovers(self, when: str) -> None:
-        for text in leftovers(self._endpoint):
+        for text in leftovers_of(self._endpoint, *self._clients.values()):
             self.oracle.violation(f"left over in the endpoint, {when}: {text}")
 
     # --------------------------------------------------------------------------------------- one exchange

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from simulation_leftovers import leftovers
+from at_rest import leftovers_of
 
 import udpguard
 from udpguard.testing import Simulation
@@ -71,7 +71,7 @@ def test_what_a_full_socket_holds_back_of_a_pool_keeps_what_it_has(first: bytes)
                 data = [first + again + peer[0].encode() for peer in peers]
                 asked = [endpoint.request(peer, one, timeout=1) for peer, one in zip(peers, data, strict=True)]
                 assert await asyncio.gather(*asked) == data
-            assert leftovers(endpoint) == []
+            assert leftovers_of(endpoint) == []
             assert endpoint.statistics().hook_errors == 0
 
     with Simulation() as sim:

@@ -54,7 +54,7 @@ def test_replies_where_few_ids_are_assigned(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 LEAKS: list[tuple[str, type, str, Callable[..., object], str]] = [
-    ("assigned ids, 4 bytes", Ledger, "_release_id", lambda *_: None, "left over in the endpoint, open: ids of"),
+    ("assigned ids, 4 bytes", Ledger, "_release_id", lambda *_: None, "left over in the endpoint, open: ids at"),
     ("no ids, spare ports", Spares, "release", lambda *_: False, "spare port"),
     ("own ids", Judge, "_count", lambda *_: None, "do not add up"),
     ("own ids", Ledger, "stop_waiting", lambda *_: None, "left over"),
