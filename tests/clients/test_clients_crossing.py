@@ -25,7 +25,7 @@ def test_nobody_gets_anothers_reply(seed: int) -> None:
 def test_it_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nobody remembers what is over, nor where it came to, those without ids take old replies."""
     monkeypatch.setattr(Judge, "may_use", lambda self, *args: True)
-    monkeypatch.setattr(Judge, "is_clean", lambda self, *args: True)
+    monkeypatch.setattr(Judge, "clean", lambda self, ports, *args: list(ports))
     crossed = [text for seed in range(3) for text in cross(seed, 1_200).crossed]
     assert crossed
     assert all(text.startswith("plain") for text in crossed)

@@ -29,7 +29,7 @@ def found(mode: str, seeds: range = range(3)) -> tuple[str, Counter[str]]:
 
 @pytest.mark.parametrize("mode", ["no ids, rotated ports", "no ids, spare ports"])
 def test_late_replies_where_a_port_is_used_again_too_soon(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Soil, "is_clean", lambda *_: True)
+    monkeypatch.setattr(Soil, "clean", lambda self, ports, *_: list(ports))
     violations, wrong = found(mode)
     assert wrong["late"]
     assert wrong["retransmission's"]
