@@ -193,7 +193,7 @@ class Screens:
             if screen.filter.attached and screen.flood.is_over(now, channel.dropped() + screen.junk):
                 logger.debug("the flood is over: the socket filter is taken away")
                 screen.filter.detach()
-        if self.attached and self._guard.loop is not None:
+        if any(screen.is_on for screen in self._screens.values()) and self._guard.loop is not None:
             self._timer = self._guard.loop.call_later(_LOOK, self._look)
         else:
             self._guard.outbox.screened = False
@@ -236,6 +236,11 @@ class Screen:
         """Whether it is away for the rest of the turn."""
         self._backoff = Backoff()
         self._refresh_at = 0.0
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the filter is there, or is but away for the rest of the turn."""
+        return self.filter.attached or self._aside
 
     def attach(self) -> bool:
         """Attach the filter, if it can be now; whether it is there."""

@@ -25,6 +25,7 @@ from loopback_kit import (
     plain_socket,
     same_port,
     servers,
+    stall,
     turns,
     until,
 )
@@ -729,3 +730,21 @@ async def test_each_port_has_a_filter_of_its_own(ports: udpguard.Ports) -> None:
             assert await asyncio.gather(*asks) == [b"x"] * 100
             filtered_ports = [s for s in endpoint._guard.screens._screens.values() if s.filter.attached]
             assert len(filtered_ports) >= 3  # of either family, and at least one more
+
+
+@filtered
+@pytest.mark.usefixtures("small_floods")
+async def test_auto_it_is_not_forgotten_while_it_steps_aside() -> None:
+    async with servers("127.0.0.1", "127.0.0.2", handler=echo) as (one, two), opened() as endpoint:
+        with Stranger(endpoint) as stranger:
+            await flooded(endpoint, stranger)
+            await asyncio.sleep(0)
+            stall(0.05)  # so that it is looked in the next turn whether the flood is over
+            await asyncio.sleep(0)
+            expected = [endpoint.expect(("127.0.1.1", 1 + i), timeout=None) for i in range(8)]
+            await turns()
+            for server in (one, two):
+                assert await endpoint.request(server.addr, b"x", timeout=2.0) == b"x"
+            for expectation in expected:
+                expectation.cancel()
+            await until(lambda: not is_filtered(endpoint))
