@@ -87,6 +87,7 @@ class Target:
         "gates",
         "kept",
         "latest",
+        "latest_slots",
         "original",
         "payload",
         "peer",
@@ -117,6 +118,8 @@ class Target:
         """What leaves, once it is known and the same for each attempt."""
         self.latest: bytes | None = None
         """What left last."""
+        self.latest_slots: tuple[Slot, ...] = ()
+        """Where its answer is listened for; the next attempt may have others, and wait for the socket."""
         self.refuses = False
         """Whether it said that nothing listens there. It keeps its places to the end, since the exchange listens."""
         self.slots: tuple[Slot, ...] = ()
@@ -354,7 +357,7 @@ class Exchange(Details):
         is_latest = False
         for target in self._asked_with(wire, quote):
             target.refuses = True
-            self._guard.registry.note_refused(self, target.slots)
+            self._guard.registry.note_refused(self, target.latest_slots)
             is_latest = target.peer is self._entry.source
         self._error = error
         self.trouble = str(error)
@@ -575,7 +578,7 @@ class Exchange(Details):
             registry.counters.send_errors += 1
             raise sending_error(error, payload, target.wire) from error
         target.sent += 1
-        target.latest = payload
+        target.latest, target.latest_slots = payload, target.slots
         registry.note_sent(self._entry, target.slots, target.peer, now, target.original, target.port or 0)
         self._leave_unused()
         self._plan_next()

@@ -761,3 +761,21 @@ async def test_what_is_pending_without_being_queued_costs_no_send() -> None:
                     await_nothing.send(None)
         await until(lambda: len(server.got) == 6)
         assert endpoint.statistics().send_errors == 0
+
+
+async def test_a_refusal_of_what_left_while_the_next_attempt_waits_for_the_socket() -> None:
+    def data(attempt: int) -> bytes:
+        return b"%02d question" % attempt
+
+    async with Server() as server, opened(correlate=udpguard.TransactionId(0, 2)) as endpoint:
+        backend = BlockingBackend(endpoint)
+        backend.allowed = 1
+        retry = udpguard.Retry(attempts=3, initial=0.02, jitter=0.0)
+        task = asyncio.ensure_future(endpoint.request(server.addr, data, retry=retry))
+        await until(lambda: backend.refused)
+        wire = next(wire for wire in endpoint._guard.registry._sources if isinstance(wire, bytes))
+        endpoint._guard.report([NetworkError(wire, b"00 question", errno.ECONNREFUSED, ICMP, 3, 3)])
+        with pytest.raises(udpguard.PeerRefusedError):
+            await task
+        backend.allowed = 1_000
+        endpoint._guard.channels[0]._on_writable()
