@@ -97,30 +97,45 @@ class TestSoil:
     def test_a_late_reply_ends_the_quarantine_when_no_more_are_owed(self) -> None:
         soil = soiled(ALICE, ALICE, owed=2)
         assert soil.blocked_until(0, (ALICE,), (ALICE,)) == 11.0
-        soil.settle(ALICE, 0)
+        soil.settle(ALICE, 0, 10.75)
         assert soil.blocked_until(0, (ALICE,), (ALICE,)) == 11.0
-        soil.settle(ALICE, 0)
+        soil.settle(ALICE, 0, 10.75)
         assert soil.blocked_until(0, (ALICE,), (ALICE,)) == -math.inf
         assert not soil.is_clean(0, (ALICE,), (ALICE,), 12.0), "it may still come twice"
-        soil.settle(BOB, 0)
+        soil.settle(BOB, 0, 10.75)
 
     def test_one_port_of_a_host_owes_its_reply_whatever_came_from_another(self) -> None:
         host = host_token(ALICE)
         soil = soiled(ALICE, ALICE, until=12.0)
         soil.add(ALICE_TOO, ALICE_TOO, 0, 10.5, until=11.5, owed=1)
-        soil.settle(ALICE_TOO, 0)
+        soil.settle(ALICE_TOO, 0, 10.75)
         assert soil.blocked_until(0, (ALICE_TOO,), (ALICE_TOO,)) == -math.inf
         assert soil.blocked_until(0, (host,), (BOB,)) == 12.0
-        soil.settle(ALICE, 0)
+        soil.settle(ALICE, 0, 10.75)
         assert soil.blocked_until(0, (host,), (BOB,)) == -math.inf
+
+    def test_who_listens_to_a_network_waits_for_all_that_is_owed_at_the_port(self) -> None:
+        soil = soiled(ALICE, ALICE)
+        soil.add(BOB, BOB, 0, 10.25, until=11.25, owed=1)
+        assert soil.settle(BOB, 0, 10.75)
+        assert not soil.settle(BOB, 0, 10.75), "the same once more is nobody else's"
+        assert soil.blocked_until(0, (NETWORK,), (BOB,)) == 11.25
+        assert soil.settle(ALICE, 0, 10.75)
+        assert soil.blocked_until(0, (NETWORK,), (BOB,)) == -math.inf
+
+    def test_a_reply_that_comes_after_its_quarantine_ends_no_other_s(self) -> None:
+        soil = soiled(ALICE, ALICE)
+        soil.add(BOB, BOB, 0, 20.0, until=21.0, owed=1)
+        soil.settle(ALICE, 0, 20.5)
+        assert soil.blocked_until(0, (NETWORK,), (BOB,)) == 21.0
 
     def test_what_is_owed_adds_up_while_the_quarantine_lasts(self) -> None:
         soil = soiled(ALICE, ALICE)
         soil.add(ALICE, ALICE, 0, 10.5, until=10.75, owed=1)
-        soil.settle(ALICE, 0)
+        soil.settle(ALICE, 0, 10.75)
         assert soil.blocked_until(0, (ALICE,), (ALICE,)) == 11.0
         soil.add(ALICE, ALICE, 0, 20.0, until=21.0, owed=1)
-        soil.settle(ALICE, 0)
+        soil.settle(ALICE, 0, 20.5)
         assert soil.blocked_until(0, (ALICE,), (ALICE,)) == -math.inf
 
     def test_all_ports_that_are_clean_are_found_at_once(self) -> None:

@@ -281,6 +281,35 @@ async def test_on_a_fixed_port_the_next_request_waits_for_the_late_reply(bound: 
         assert await third == b"to the third"
 
 
+@pytest.mark.parametrize("reply_from", ["peer", "host", "127.0.0.0/8"])
+@pytest.mark.parametrize("earlier", ["peer", "host", "127.0.0.0/8"])
+async def test_under_whatever_name_it_is_expected(earlier: Any, reply_from: Any, bound: socket.socket) -> None:
+    async with Server() as server, opened(sock=bound, ports=Ports(quarantine=30.0)) as endpoint:
+        addr = await timed_out(endpoint, server, b"first", reply_from=earlier)
+        second = asked(endpoint, server, b"second", reply_from=reply_from)
+        await turns(5)
+        assert endpoint.statistics().waiting == 1
+        server.send(b"to the first", addr)
+        async with asyncio.timeout(5.0):
+            assert (await server.next())[0] == b"second"
+        server.send(b"to the second", addr)
+        assert await second == b"to the second"
+
+
+async def test_or_for_that_of_another_port_of_the_host(bound: socket.socket) -> None:
+    hosts = servers("127.0.0.1", "127.0.0.1")
+    async with hosts as (one, other), opened(sock=bound, ports=Ports(quarantine=30.0)) as endpoint:
+        addr = await timed_out(endpoint, one, b"first")
+        second = asked(endpoint, other, b"second", reply_from="host")
+        await turns(5)
+        assert endpoint.statistics().waiting == 1
+        one.send(b"to the first", addr)
+        async with asyncio.timeout(5.0):
+            assert (await other.next())[0] == b"second"
+        other.send(b"to the second", addr)
+        assert await second == b"to the second"
+
+
 def test_or_until_the_quarantine_is_over() -> None:
     async def main() -> None:
         async with Server() as server, opened(closed_port(), ports=Ports(quarantine=5.0)) as endpoint:

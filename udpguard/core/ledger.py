@@ -9,7 +9,17 @@ from typing import Final
 from weakref import WeakValueDictionary
 
 from udpguard._errors import DuplicateTransactionError
-from udpguard.core.address import IPV6_WIRE, Token, Wire, has_scope, peer_of, without_scope
+from udpguard.core.address import (
+    ANYWHERE,
+    IPV4_WIRE,
+    IPV6_WIRE,
+    Token,
+    Wire,
+    has_scope,
+    host_token,
+    peer_of,
+    without_scope,
+)
 from udpguard.core.correlation import Book, Correlator, Slot, TransactionId, space_of, unsealed
 from udpguard.core.explain import shown
 from udpguard.core.gate import Gate
@@ -46,8 +56,8 @@ class Ledger:
         self.spares: Spares = Spares(0 if ports is None else ports.spares)
         self.no_spare: Gate[Entry] = Gate(0)
         """Those who wait until a spare port is idle stand at this gate."""
-        self._quarantine: dict[Token, Gate[Entry]] = {}
-        """Those who wait for an old reply from a source, or for its quarantine to end, stand at its gate."""
+        self._quarantine: dict[bytes, Gate[Entry]] = {}
+        """Those who wait for an old reply, or for a quarantine to end, stand at the gate of the host it is from."""
         self.counters: Counters = Counters()
         self.timetable: Timetable[Entry, Details] = Timetable()
         self.wants_unexpected = False
@@ -455,18 +465,25 @@ class Ledger:
         token, port = slot[0], mark[2]
         if mark[0] is Reason.LATE or self.soil.is_owed(token, port, self._latest):
             # Of what was sent more than once, or to several servers, the other replies look like duplicates.
-            self.soil.settle(token, port)
+            if self.soil.settle(token, port, self._latest):
+                self._end_quarantine(token)
         else:
             self._soil(token, token, port, self._latest, mark[1], 0)
-        gate = self._quarantine.pop(token, None)
-        while gate is not None and gate.has_queue:
-            self.wake_first(gate)
+
+    def _end_quarantine(self, token: Token) -> None:
+        """Let those go on who may have waited for an old reply from a source, under whatever name."""
+        host = _host_of(token)
+        for name in {host, ANYWHERE} if host else list(self._quarantine):
+            gate = self._quarantine.pop(name, None)
+            while gate is not None and gate.has_queue:
+                self.wake_first(gate)
 
     def quarantine(self, tokens: Iterable[Token]) -> list[Gate[Entry]]:
         """The gates at which those wait who go on when an old reply from one of these sources has come."""
         if len(self._quarantine) >= _MOST_QUARANTINED:
             self._quarantine = {token: gate for token, gate in self._quarantine.items() if gate.has_queue}
-        return [self._quarantine.setdefault(token, Gate(0)) for token in tokens]
+        names = dict.fromkeys(map(_host_of, tokens))
+        return [self._quarantine.setdefault(name, Gate(0)) for name in names]
 
     def wake_first(self, gate: Gate[Entry]) -> None:
         """Let the first go on that waits at a gate which has no places to give."""
@@ -481,6 +498,14 @@ class Ledger:
         return self.counters.snapshot(
             kernel_dropped=kernel_dropped, pending=self._listening - held, waiting=len(self.waiting) + held
         )
+
+
+def _host_of(token: Token) -> bytes:
+    """The host of a source, on whatever link; `ANYWHERE` where it is more than one."""
+    if isinstance(token, tuple) or not token:
+        return ANYWHERE
+    host = host_token(token) if len(token) in (IPV4_WIRE, IPV6_WIRE) else token
+    return host[:16]  # what follows is the scope
 
 
 def asked(entry: Entry) -> list[Source]:

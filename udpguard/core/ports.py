@@ -97,11 +97,13 @@ class _Mark:
         self.until, self.owed = (max(until, self.until), owed + self.owed) if self.until > now else (until, owed)
         self.at = now
 
-    def settle(self) -> None:
-        """One of them came."""
+    def settle(self) -> bool:
+        """One of them came; whether it is the last for which somebody may wait."""
         self.owed -= 1
-        if self.owed <= 0:
-            self.until = -math.inf
+        if self.owed > 0 or self.until == -math.inf:
+            return False
+        self.until = -math.inf
+        return True
 
 
 class Soil:
@@ -144,8 +146,11 @@ class Soil:
         wires = [wire for wire in (token, asked) if isinstance(wire, bytes) and len(wire) in (IPV4_WIRE, IPV6_WIRE)]
         names += [_INSIDE + host_token(wire) for wire in wires]
         mark.also = tuple(self._renewed(name, port, now, until, owed) for name in dict.fromkeys(names))
-        latest = self._any.get(port)
-        self._any[port] = _Mark(now, until if latest is None else max(until, latest.until), owed)
+        owed = max(owed, 1)  # whoever's duplicate it may be, no late reply of another's stands for it
+        if port in self._any:
+            self._any[port].renew(now, until, owed)
+        else:
+            self._any[port] = _Mark(now, until, owed)
 
     def is_clean(self, port: int, tokens: Sequence[Token], covering: Sequence[Token], now: float) -> bool:
         """Whether no old reply that a request may take for its own comes to this port: see `clean`."""
@@ -189,12 +194,16 @@ class Soil:
         mark = self._get(token, port)
         return mark is not None and mark.owed > 0 and mark.until > now
 
-    def settle(self, token: Token, port: int) -> None:
-        """Take note that an old reply has come; with the last one that is owed, nobody need wait any longer."""
+    def settle(self, token: Token, port: int, now: float) -> bool:
+        """Take note that an old reply has come; whether it is the last one that is owed to somebody."""
         mark = self._get(token, port)
-        if mark is not None:
-            for one in (mark, *mark.also):
-                one.settle()
+        if mark is None:
+            return False
+        marks = [mark, *mark.also]
+        if mark.owed > 0 and mark.until > now and port in self._any:  # else it is none of those that are counted there
+            marks.append(self._any[port])
+        settled = [one.settle() for one in marks]
+        return any(settled)
 
     def clear(self) -> None:
         """Forget everything."""
