@@ -9,7 +9,7 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -82,8 +82,15 @@ class Binder:
         self._allow_broadcast = allow_broadcast
         self._reserved: frozenset[int] | None = None
 
-    def __call__(self, address: Address, family: int) -> BoundSocket:
+    @property
+    def has_choice(self) -> bool:
+        """Whether it chooses ports, and not the operating system."""
+        return self._range is not None
+
+    def __call__(self, address: Address, family: int, is_clean: Callable[[int], bool] | None = None) -> BoundSocket:
         """A socket bound to an address; port 0 stands for any.
+
+        Where there is a choice, those ports that are clean go first.
 
         Raises:
             OSError: It can't be bound.
@@ -94,9 +101,8 @@ class Binder:
             self._reserved = reserved_ports(_RESERVED)
         lowest, highest = self._range
         failure = OSError(errno.EADDRINUSE, f"every port tried of Ports(range={self._range}) is reserved")
-        for port in self._drawn(lowest, highest):
-            if port in self._reserved:
-                continue
+        drawn = (port for port in self._drawn(lowest, highest) if port not in self._reserved)
+        for port in drawn if is_clean is None else _clean_first(drawn, is_clean):
             try:
                 chosen: Address = (address[0], port) if len(address) == 2 else (address[0], port, *address[2:])
                 return self._host.bind(chosen, family, allow_broadcast=self._allow_broadcast)
@@ -114,6 +120,16 @@ class Binder:
             place = self._draw(last + 1)
             yield lowest + moved.get(place, place)
             moved[place] = moved.get(last, last)
+
+
+def _clean_first(ports: Iterable[int], is_clean: Callable[[int], bool]) -> Iterator[int]:
+    others: list[int] = []
+    for port in ports:
+        if is_clean(port):
+            yield port
+        else:
+            others.append(port)
+    yield from others
 
 
 def reserved_ports(path: Path) -> frozenset[int]:
@@ -199,12 +215,17 @@ class PortKeeper:
         ipv4 = len(wire) == IPV4_WIRE
         address, family = self._local[ipv4], socket.AF_INET if ipv4 else socket.AF_INET6
         refused: list[BoundSocket] = []
+
+        def is_clean(port: int) -> bool:
+            return bool(self._registry.clean((port,), tokens, wire, now))
+
+        tries = 0 if self._binder.has_choice else _FRESH_TRIES
         try:
             while True:
-                sock = self._binder(address, family)
+                sock = self._binder(address, family, is_clean)
                 port: int = sock.getsockname()[1]
-                is_clean = self._registry.clean((port,), tokens, wire, now) or len(refused) >= _FRESH_TRIES
-                if is_clean and port not in self._channels:  # the other family may have the same number
+                will_do = len(refused) >= tries or is_clean(port)
+                if will_do and port not in self._channels:  # the other family may have the same number
                     break
                 refused.append(sock)  # kept until then, so that it is not given again
         finally:

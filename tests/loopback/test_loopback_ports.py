@@ -514,6 +514,17 @@ async def test_a_range_that_is_just_large_enough_is_used_up() -> None:
             assert ports != sorted(ports)
 
 
+async def test_of_a_range_every_clean_port_is_used_before_one_is_used_again() -> None:
+    ports = Ports(spares=1, rotate=True, range=(21_000, 21_200))
+    async with Server(echo) as server, opened(("127.0.0.1", 0), ports=ports) as endpoint:
+        for _ in range(190):  # somebody may have a few
+            await endpoint.request(server.addr, b"x", timeout=5.0)
+        used = [addr[1] for _, addr in server.got]
+        assert len(set(used)) == len(used)
+        for _ in range(20):
+            await endpoint.request(server.addr, b"x", timeout=5.0)
+
+
 async def test_a_range_that_is_taken_says_so() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
