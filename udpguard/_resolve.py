@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -46,9 +47,11 @@ class Resolver:
         """Stop looking up, and tell those who asked."""
         asked, self._asked = self._asked, {}
         for told in [told for waiting in asked.values() for told in waiting]:
-            told(EndpointClosedError("the endpoint was closed while a name was being looked up"))
-        for task in list(self._tasks):
-            task.cancel()
+            with contextlib.suppress(RuntimeError):  # a closed loop takes no calls: nobody is left to tell
+                told(EndpointClosedError("the endpoint was closed while a name was being looked up"))
+        if not self._loop.is_closed():
+            for task in list(self._tasks):
+                task.cancel()
 
     def _done(self, name: HostName, task: asyncio.Future[Any]) -> None:
         self._tasks.discard(task)

@@ -11,7 +11,7 @@ from collections.abc import Hashable
 from typing import Any
 
 import pytest
-from loopback_kit import turns, until
+from loopback_kit import LOOP, loop_factory, turns, until
 
 import udpguard
 from udpguard import Correlator, Decision, Limits, Reply, Retry, RetryPolicy, TransactionId
@@ -304,6 +304,43 @@ async def test_out_of_descriptors_is_not_a_missing_family(monkeypatch: pytest.Mo
     with pytest.raises(OSError, match="Too many open files"):
         await udpguard.open_endpoint()
     gc.collect()
+
+
+@pytest.mark.parametrize("verb", ["request", "send", "resolve"])
+def test_a_name_that_is_being_looked_up_when_the_loop_is_closed_keeps_nobody_from_closing(
+    verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def forever(*_args: Any, **_kwargs: Any) -> Any:
+        await asyncio.get_running_loop().create_future()
+
+    if LOOP == "uvloop":
+        pytest.skip("tasks that are left pending in a closed uvloop can't be told from leaks")
+    loop = loop_factory()()
+    monkeypatch.setattr(loop, "getaddrinfo", forever)
+    loop.set_task_factory(quiet_task)  # nobody is left to run them: that is no news
+
+    async def main() -> tuple[udpguard.Endpoint, Any]:
+        endpoint = await udpguard.open_endpoint()
+        call: Any = {
+            "request": lambda: endpoint.request(("name.test", 1), b"x"),
+            "send": lambda: endpoint.send(("name.test", 1), b"x"),
+            "resolve": lambda: endpoint.resolve("name.test", 1),
+        }[verb]()
+        task = asyncio.ensure_future(call)
+        await turns()
+        return endpoint, task
+
+    endpoint, task = loop.run_until_complete(main())
+    loop.close()
+    endpoint.close()
+    assert endpoint.is_closing()
+    assert not task.done()
+
+
+def quiet_task(loop: Any, coro: Any, **kwargs: Any) -> Any:
+    task: Any = asyncio.Task(coro, loop=loop, **kwargs)
+    task._log_destroy_pending = False
+    return task
 
 
 def test_an_endpoint_whose_loop_is_closed_closes_its_sockets() -> None:
