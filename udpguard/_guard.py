@@ -196,6 +196,7 @@ class Guard:
         """Close a socket that is not needed any more."""
         self._dropped_before += channel.dropped()
         self.channels.remove(channel)
+        self.screens.drop(channel)
         channel.close()
 
     def own_ports(self, wire: Wire) -> range:

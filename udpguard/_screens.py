@@ -85,9 +85,15 @@ class Screens:
     def close(self) -> None:
         """Look no more; the sockets are closed."""
         self._mode = "off"
+        self._screens.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def drop(self, channel: Channel) -> None:
+        """Forget a socket that is about to be closed: it may take long until nobody holds it any more."""
+        if isinstance(channel, UdpTransport):
+            self._screens.pop(channel, None)
 
     # ------------------------------------------------------------------------------------- what is expected
 

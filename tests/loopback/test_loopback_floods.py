@@ -748,3 +748,16 @@ async def test_auto_it_is_not_forgotten_while_it_steps_aside() -> None:
             for expectation in expected:
                 expectation.cancel()
             await until(lambda: not is_filtered(endpoint))
+
+
+@filtered
+async def test_on_the_filters_of_sockets_that_are_closed_are_forgotten() -> None:
+    ports = udpguard.Ports(rotate=True, spares=2)
+    async with Server(echo) as server, opened(("127.0.0.1", 0), kernel_filter="on", ports=ports) as endpoint:
+        for _ in range(20):
+            assert await endpoint.request(server.addr, b"x", timeout=5.0) == b"x"
+        screens = endpoint._guard.screens._screens
+        assert len(screens) == len(endpoint._guard.channels) == 3
+        assert is_filtered(endpoint)
+        endpoint.close()
+        assert not is_filtered(endpoint)
