@@ -174,7 +174,9 @@ class Oracle:
 
         Only of an exchange that was sent once and answered may more come to a port that is as clean as any.
         """
-        if other.outcome != ANSWERED or other.attempts != 1:
+        # What a dead one of a list refused is owed no answer.
+        most = 1 if other.alive else 2
+        if other.outcome != ANSWERED or not 1 <= other.attempts <= most:
             return "late" if other.outcome != ANSWERED else "retransmission's"
         sent = min(asked.sends.values(), default=None)
         if sent is None and isinstance(result, udpguard.Reply) and result.rtt is not None:

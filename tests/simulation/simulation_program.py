@@ -154,6 +154,7 @@ class Program:
         endpoint.close()
         await endpoint.wait_closed()
         await asyncio.gather(*self._tasks)
+        await asyncio.sleep(0)  # what was cancelled takes a turn to go
         self._check_leftovers("closed")
         for text in left_sockets(self._client_host):
             self.oracle.violation(f"left over at the end: {text}")
