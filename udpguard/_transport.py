@@ -24,6 +24,7 @@ from udpguard._platform.portable import PortableBackend, is_dual_stack
 from udpguard._platform.sockets import Drops
 from udpguard._platform.watch import watch
 from udpguard._reports import MOST, TRIES, listener_of, open_reports
+from udpguard._watermarks import WaterMarks
 from udpguard.core.address import IPV4_WIRE, HostName, Wire, mapped_sockaddr_of, parse, peer_of, sockaddr_of
 from udpguard.core.source import Entry
 
@@ -34,7 +35,6 @@ _MORE_BATCHES: Final = 3
 _DRAIN_SECONDS: Final = 0.002
 # The room in the receive buffer that the smallest datagram takes at least: `struct sk_buff` and its data.
 _SMALLEST: Final = 512
-_HIGH_WATER: Final = 256 * 1024
 # The device's queue was full (`man 2 send`, ENOBUFS): nothing tells when it has room again.
 _NO_BUFFERS_WAIT: Final = 0.005
 # What a loop has read it may hand over a turn later (Proactor's completions are futures).
@@ -99,7 +99,7 @@ class Channel(Protocol):
         ...
 
 
-class UdpTransport(asyncio.DatagramTransport):
+class UdpTransport(WaterMarks):
     """An `asyncio.DatagramTransport` for an unconnected UDP socket.
 
     Args:
@@ -124,10 +124,6 @@ class UdpTransport(asyncio.DatagramTransport):
         self.posted: Posted = Posted()
         self._dual = is_dual_stack(sock)
         self._queue: deque[tuple[bytes, Wire]] = deque()
-        self._queued = 0
-        self._high = _HIGH_WATER
-        self._low = _HIGH_WATER // 4
-        self._paused = False
         self._watched = False
         self._closing = False
         self._over = False
@@ -372,35 +368,6 @@ class UdpTransport(asyncio.DatagramTransport):
         except BaseException as error:
             message = f"Exception in {method.__name__}"
             self._loop.call_exception_handler({"message": message, "exception": error, "protocol": self._protocol})
-
-    def _pause(self) -> None:
-        if not self._paused:
-            self._paused = True
-            self._protocol.pause_writing()
-
-    def get_write_buffer_size(self) -> int:
-        """The bytes that are queued; a datagram of none counts as one."""
-        return self._queued
-
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        """The low and the high water mark in bytes."""
-        return (self._low, self._high)
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Set the water marks in bytes.
-
-        Raises:
-            ValueError: Not `high >= low >= 0`.
-        """
-        if high is None:
-            high = _HIGH_WATER if low is None else 4 * low
-        if low is None:
-            low = high // 4
-        if not high >= low >= 0:
-            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
-        self._high, self._low = high, low
-        if self._queued > high:
-            self._pause()
 
     # --------------------------------------------------------------------------------------------- closing
 

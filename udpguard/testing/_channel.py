@@ -13,6 +13,7 @@ from typing_extensions import Buffer, override
 
 from udpguard._errors import EndpointClosedError, InvalidAddressError
 from udpguard._transport import Deliver, Posted
+from udpguard._watermarks import WaterMarks
 from udpguard.core.address import HostName, Wire, parse, peer_of, sockaddr_of
 from udpguard.core.icmp import NetworkError
 
@@ -21,10 +22,9 @@ if TYPE_CHECKING:
 
 _BATCH: Final = 64
 _BATCHES: Final = 4
-_HIGH_WATER: Final = 256 * 1024
 
 
-class SimulatedTransport(asyncio.DatagramTransport):
+class SimulatedTransport(WaterMarks):
     """An `asyncio.DatagramTransport`, and a `udpguard._transport.Channel`, for a simulated socket.
 
     A protocol that has `batch_received` gets what arrives by the batch, one that has `errors_received` every ICMP
@@ -52,10 +52,6 @@ class SimulatedTransport(asyncio.DatagramTransport):
         self._sock = sock
         self._arrivals: list[float] = []
         self._queue: deque[tuple[bytes, Wire]] = deque()
-        self._queued = 0
-        self._high = _HIGH_WATER
-        self._low = _HIGH_WATER // 4
-        self._paused = False
         self._watched = False
         self._woken = False
         self._closing = False
@@ -254,33 +250,6 @@ class SimulatedTransport(asyncio.DatagramTransport):
             if self._queue:  # unless the protocol had enough, and aborted
                 self._queue.popleft()
                 self._queued -= len(data) or 1
-
-    def _pause(self) -> None:
-        if not self._paused:
-            self._paused = True
-            self._protocol.pause_writing()
-
-    def get_write_buffer_size(self) -> int:
-        """The bytes that are queued; a datagram of none counts as one."""
-        return self._queued
-
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        """The low and the high water mark in bytes."""
-        return (self._low, self._high)
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Set the water marks in bytes.
-
-        Raises:
-            ValueError: Not `high >= low >= 0`.
-        """
-        if high is None:
-            high = _HIGH_WATER if low is None else 4 * low
-        if low is None:
-            low = high // 4
-        if not high >= low >= 0:
-            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
-        self._high, self._low = high, low
 
     # --------------------------------------------------------------------------------------------- closing
 
