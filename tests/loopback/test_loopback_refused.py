@@ -370,12 +370,12 @@ async def test_a_thousand_refusals_wake_the_loop_seldom_and_then_never(wakeups: 
 async def test_errors_of_a_blocked_loop_come_before_time_outs() -> None:
     async with opened(correlate=KEYED, limits=Limits(pending=500)) as endpoint:
         dead = closed_port()
-        asked = [asyncio.ensure_future(endpoint.request(dead, i.to_bytes(2, "big"), timeout=0.05)) for i in range(300)]
+        asked = [asyncio.ensure_future(endpoint.request(dead, i.to_bytes(2, "big"), timeout=1.0)) for i in range(300)]
         await turns(1)
         for channel in endpoint._guard.channels:
             channel._watch.ignore_readable()  # type: ignore[attr-defined]
         await turns(2)
-        stall(0.1)
+        stall(1.1)
         outcomes = await asyncio.gather(*asked, return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {PeerRefusedError}
 
