@@ -43,6 +43,7 @@ class Asked:
         "has_key",
         "number",
         "outcome",
+        "overtaken",
         "peers",
         "sends",
         "started",
@@ -70,6 +71,8 @@ class Asked:
         self.started = False
         self.cancelled = False
         """Whether the program cancelled it."""
+        self.overtaken = False
+        """Whether it had ended for udpguard when the program cancelled it, in the same turn of the loop."""
         self.duplicate_at: float | None = None
         """When a duplicate of its answer was first seen as such."""
         self.outcome: str | None = None
@@ -107,6 +110,8 @@ class Oracle:
         self.violations: list[str] = []
         self.checks = 0
         self.counters: Counters | None = None
+        self._cancelled = 0
+        """As many as udpguard had counted when the latest was cancelled."""
         self.closing = False
         self.is_tight = False
         """Whether there may be too many pending for one more expectation."""
@@ -176,8 +181,10 @@ class Oracle:
         """
         # What a dead one of a list refused is owed no answer.
         most = 1 if other.alive else 2
-        if other.outcome != ANSWERED or not 1 <= other.attempts <= most:
-            return "late" if other.outcome != ANSWERED else "retransmission's"
+        if other.outcome != ANSWERED and not other.overtaken:
+            return "late"
+        if not 1 <= other.attempts <= most:
+            return "retransmission's"
         sent = min(asked.sends.values(), default=None)
         if sent is None and isinstance(result, udpguard.Reply) and result.rtt is not None:
             sent = self._clock() - result.rtt
@@ -200,10 +207,17 @@ class Oracle:
         elif isinstance(error, udpguard.TooManyPendingError) and self.is_tight:
             self._end(asked, TOO_MANY)
         elif isinstance(error, asyncio.CancelledError) and asked.cancelled:
+            self._note_cancelled(asked)
             self._end(asked, CANCELLED)
         else:
             self._end(asked, type(error).__name__)
             self.violation(f"exchange {asked.number} ended with {error!r}")
+
+    def _note_cancelled(self, asked: Asked) -> None:
+        assert self.counters is not None
+        asked.overtaken = self.counters.cancelled == self._cancelled
+        asked.attempts = max(1, len(asked.sends))
+        self._cancelled = self.counters.cancelled
 
     def _end(self, asked: Asked, outcome: str) -> None:
         if asked.outcome is not None:
