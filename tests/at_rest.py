@@ -37,7 +37,9 @@ def leftovers(guard: Guard, resolver: Resolver | None = None, quotas: Iterable[Q
 def leftovers_of(client: Client, *others: Client) -> list[str]:
     """The same of an endpoint, and clients made from it."""
     return leftovers(
-        client._guard, client._resolver, {id(one._quota): one._quota for one in (client, *others)}.values()
+        client._guard,
+        client._context.resolver,
+        {id(one._context.quota): one._context.quota for one in (client, *others)}.values(),
     )
 
 

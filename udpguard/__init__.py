@@ -5,7 +5,8 @@
 
 from types import FunctionType as _FunctionType
 
-from udpguard._client import Addresses, Client, Expectation, Payload
+from udpguard._client import Client, Expectation
+from udpguard._context import Addresses, Payload
 from udpguard._endpoint import Endpoint, EndpointOpener, open_endpoint
 from udpguard._errors import (
     DatagramTooLargeError,

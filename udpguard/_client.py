@@ -3,77 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import socket
-from collections.abc import Callable, Generator, Sequence
-from typing import Final, NamedTuple, TypeAlias, cast
+from collections.abc import Generator
+from typing import cast
 
-from typing_extensions import Buffer, Self, TypeIs
+from typing_extensions import Buffer, Self
 
 from udpguard._asking import Asker
+from udpguard._context import Addresses, Context, Payload, Settings
 from udpguard._errors import InvalidAddressError
-from udpguard._exchange import Data, Exchange, Quota
+from udpguard._exchange import Quota
 from udpguard._guard import Guard, ReplyFuture
-from udpguard._outgoing import Outgoing, send_now
+from udpguard._outgoing import post
 from udpguard._protocol import literal
-from udpguard._resolve import Answer, Resolver
-from udpguard._sending import check_size, checked_data
-from udpguard._transport import Channel
+from udpguard._resolve import Resolver
+from udpguard._sending import checked_data
 from udpguard.core.address import (
     Address,
     HostName,
     Peer,
     ReplyFrom,
-    Sources,
     Wire,
     is_limited_broadcast,
-    is_tuple,
     parse,
     peer_of,
-    refusal_to_ask,
     refusal_to_send,
 )
 from udpguard.core.correlation import Correlator, check_correlator
-from udpguard.core.options import DEFAULT, DEFAULT_TIMEOUT, Default, check_hook, check_limit, checked_timeout
+from udpguard.core.options import DEFAULT, DEFAULT_TIMEOUT, Default, checked_timeout
 from udpguard.core.retransmission import RetryPolicy
 from udpguard.core.source import Accept, Entry
 from udpguard.core.verdict import Reply
-
-Addresses: TypeAlias = Address | Sequence[Address]
-"""One address, or a list of them: equivalent servers, tried in turn."""
-
-Payload: TypeAlias = Buffer | Callable[[int], bytes]
-"""A datagram, or a function of the attempt's number (0, 1, …) that gives it."""
-
-_FROM_PEER: Final = Sources("peer", socket.if_nametoindex)
-
-
-class Settings(NamedTuple):
-    """When requests end and are sent again: what the client says, or the endpoint, or the call.
-
-    Attributes:
-        timeout: Seconds; None: as long as the schedule.
-        retry: The schedule; None: sent once.
-    """
-
-    timeout: float | None
-    retry: RetryPolicy | None
-
-    def overridden(self, timeout: float | None | Default, retry: RetryPolicy | None | Default) -> Settings:
-        """These settings, but for what is given in a place that has the last word.
-
-        Where a schedule is given and a time-out isn't, the deadline is the schedule's own end.
-        """
-        if not isinstance(retry, (RetryPolicy, Default)) and retry is not None:
-            raise TypeError(f"retry must be a RetryPolicy such as udpguard.Retry(), or None, not {retry!r}")
-        schedule = self.retry if isinstance(retry, Default) else retry
-        if not isinstance(timeout, Default):
-            return Settings(checked_timeout(timeout), schedule)
-        if isinstance(retry, Default):
-            return self
-        if retry is not None:
-            return Settings(None, schedule)
-        return Settings(DEFAULT_TIMEOUT if self.timeout is None else self.timeout, None)
 
 
 class Expectation:
@@ -82,8 +42,9 @@ class Expectation:
     As a context manager, `with` or `async with`, it withdraws itself at the end. Never awaited, it makes no noise.
     """
 
-    def __init__(self, client: Client, wire: Wire, future: ReplyFuture, port: int) -> None:
-        self._client = client
+    def __init__(self, guard: Guard, owner: object, wire: Wire, future: ReplyFuture, port: int) -> None:
+        self._guard = guard
+        self._owner = owner  # an endpoint that nobody holds closes
         self._wire = wire
         self._future = future
         self._port = port
@@ -111,7 +72,9 @@ class Expectation:
         """
         payload = checked_data(data)
         self._future.asks(payload)
-        await self._client._send_from(self._port, self._wire, payload)
+        guard = self._guard
+        guard.check_loop()
+        await post(guard, guard.channel_at(self._port, self._wire), self._wire, payload)
 
     @property
     def peer(self) -> Peer:
@@ -158,17 +121,12 @@ class Client:
         owner: object = None,
     ) -> None:
         self._guard = guard
-        self._resolver = resolver
-        self._correlator = check_correlator(correlate)
-        self._book = guard.registry.book(correlate)
-        self._settings = settings
-        self._quota = quota
+        correlator, book = check_correlator(correlate), guard.registry.book(correlate)
+        self._context = Context(guard, resolver, correlator, book, settings, quota, allow_broadcast, owner)
         is_plain = settings.retry is None and quota is None
         seconds = settings.timeout or DEFAULT_TIMEOUT
-        self._asker = Asker(guard, self._correlator, self._book, seconds) if is_plain else None
+        self._asker = Asker(guard, correlator, book, seconds) if is_plain else None
         """The short way, where requests need nothing but one reply unless the call says otherwise."""
-        self._allow_broadcast = allow_broadcast
-        self._owner = owner  # kept alive: an endpoint that nobody holds closes
 
     # ------------------------------------------------------------------------------------------------ asking
 
@@ -214,7 +172,7 @@ class Client:
         if self._asker is not None and retry is DEFAULT and reply_from == "peer" and accept is None:
             entry = self._asker.ask(addr, data, timeout, plain=True)
         if entry is None:
-            entry = self._begin(addr, data, timeout, (retry, reply_from, accept), plain=True)
+            entry = self._context.begin(addr, data, timeout, (retry, reply_from, accept), plain=True)
         try:
             return await cast("asyncio.Future[bytes]", entry.future)
         except BaseException:  # cancelled, or thrown into; a reply or a time-out has ended it already
@@ -239,42 +197,12 @@ class Client:
         if self._asker is not None and retry is DEFAULT and reply_from == "peer" and accept is None:
             entry = self._asker.ask(addr, data, timeout, plain=False)
         if entry is None:
-            entry = self._begin(addr, data, timeout, (retry, reply_from, accept), plain=False)
+            entry = self._context.begin(addr, data, timeout, (retry, reply_from, accept), plain=False)
         try:
             return await cast("asyncio.Future[Reply]", entry.future)
         except BaseException:  # cancelled, or thrown into; a reply or a time-out has ended it already
             self._guard.withdraw(entry)
             raise
-
-    def _begin(
-        self,
-        addr: Addresses,
-        data: Payload,
-        timeout: float | None | Default,
-        rest: tuple[RetryPolicy | None | Default, ReplyFrom, Accept | None],
-        *,
-        plain: bool,
-    ) -> Entry:
-        # Packed, since a coroutine that waits keeps room for all that it ever hands over at once.
-        retry, reply_from, accept = rest
-        loop = self._guard.check_loop()
-        settings = self._settings.overridden(timeout, retry)
-        sources = _FROM_PEER if reply_from == "peer" else Sources(reply_from, socket.if_nametoindex)
-        if accept is not None:
-            check_hook("accept", accept)
-        elif sources.anywhere and self._correlator is None:
-            raise ValueError('reply_from="anywhere" takes anybody\'s word: pass accept=… or use a correlator')
-        exchange = Exchange(
-            self._guard,
-            self._correlator,
-            self._book,
-            _checked_payload(data),
-            sources,
-            accept=accept,
-            quota=self._quota,
-            policy=settings.retry,
-        )
-        return exchange.begin(loop.create_future(), _parse_all(addr), self._resolver, settings.timeout, plain=plain)
 
     # --------------------------------------------------------------------------------- expecting and sending
 
@@ -309,18 +237,18 @@ class Client:
         wire = literal(addr)
         self._guard.channel_for(wire, addr)
         port = self._guard.some_port()
-        seconds = self._settings.timeout if isinstance(timeout, Default) else checked_timeout(timeout)
+        seconds = self._context.settings.timeout if isinstance(timeout, Default) else checked_timeout(timeout)
         future = self._guard.expect(
             loop,
             wire,
-            self._book,
+            self._context.book,
             timeout=DEFAULT_TIMEOUT if seconds is None else seconds,
             reply_from=reply_from,
             accept=accept,
             transaction=transaction,
             port=port,
         )
-        return Expectation(self, wire, future, port)
+        return Expectation(self._guard, self, wire, future, port)
 
     async def send(self, addr: Address, data: Buffer) -> None:
         """Send a datagram and expect nothing; wait only while the socket takes none.
@@ -340,80 +268,10 @@ class Client:
         payload = checked_data(data)
         wire = parse(addr, socket.if_nametoindex)
         if isinstance(wire, HostName):
-            wire = (await self._look_up(wire))[0]
+            wire = (await self._context.look_up(wire))[0]
         refusal = refusal_to_send(wire)
-        if refusal is None and is_limited_broadcast(wire) and not self._allow_broadcast:
+        if refusal is None and is_limited_broadcast(wire) and not self._context.allow_broadcast:
             refusal = "255.255.255.255 is the broadcast address: open the endpoint with allow_broadcast=True"
         if refusal is not None:
             raise InvalidAddressError(refusal, address=addr)
-        await self._post(self._guard.channel_for(wire, addr), wire, payload)
-
-    async def _send_from(self, port: int, wire: Wire, data: Buffer) -> None:
-        """Send a datagram from one of the endpoint's own ports."""
-        self._guard.check_loop()
-        await self._post(self._guard.channel_at(port, wire), wire, checked_data(data))
-
-    async def _post(self, channel: Channel, wire: Wire, payload: bytes) -> None:
-        check_size(payload, wire)
-        if self._guard.takes(None) and send_now(self._guard, channel, wire, payload):
-            return
-        entry = Outgoing(self._guard, channel, wire, payload).begin(asyncio.get_running_loop().create_future())
-        try:
-            await cast("asyncio.Future[None]", entry.future)
-        except BaseException:  # cancelled, or thrown into; a reply or a time-out has ended it already
-            self._guard.withdraw(entry)
-            raise
-
-    # ------------------------------------------------------------------------------------------------- names
-
-    async def _look_up(self, name: HostName) -> list[Wire]:
-        """The addresses of a name that the endpoint has a socket for, at least one."""
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-
-        def told(answer: Answer) -> None:
-            if not future.done():
-                future.set_result(answer)
-
-        self._resolver.look_up(name, told)
-        answer = await future
-        if isinstance(answer, BaseException):
-            raise answer
-        self._guard.check_loop()
-        reachable = [wire for wire in answer if any(channel.carries(wire) for channel in self._guard.channels)]
-        if not reachable:
-            self._guard.channel_for(answer[0], name)
-        return reachable
-
-
-def _checked_payload(data: object) -> Data:
-    if not callable(data):
-        return checked_data(data)
-    if inspect.iscoroutinefunction(data):
-        raise TypeError("data must be bytes or a plain function that returns them, not a coroutine function")
-    return cast("Callable[[int], bytes]", data)
-
-
-def _is_list(value: object) -> TypeIs[list[object]]:
-    return isinstance(value, list)
-
-
-def _parse_all(addr: object) -> list[tuple[Wire | HostName, object]]:
-    """One address or several, in canonical form and as they were written; those that can't answer are refused."""
-    several = _is_list(addr) or (is_tuple(addr) and bool(addr) and isinstance(addr[0], tuple))
-    written: list[object] = list(cast("Sequence[object]", addr)) if several else [addr]
-    if not written:
-        raise InvalidAddressError("the list of addresses is empty", address=addr)
-    parsed: list[tuple[Wire | HostName, object]] = []
-    for one in written:
-        address = parse(one, socket.if_nametoindex)
-        refusal = refusal_to_ask(address) if isinstance(address, bytes) else None
-        if refusal is not None:
-            raise InvalidAddressError(refusal, address=one)
-        parsed.append((address, one))
-    return parsed
-
-
-def checked_quota(in_flight_per_peer: int | None) -> Quota | None:
-    """A quota, where there is a limit."""
-    check_limit("in_flight_per_peer", in_flight_per_peer)
-    return None if in_flight_per_peer is None else Quota(in_flight_per_peer)
+        await post(self._guard, self._guard.channel_for(wire, addr), wire, payload)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 
 from typing_extensions import Self, override
 
-from udpguard._client import Client, Settings, checked_quota
+from udpguard._client import Client
+from udpguard._context import Settings, checked_quota
 from udpguard._errors import InvalidAddressError
 from udpguard._guard import Guard, UnexpectedHook
 from udpguard._host import BoundSocket, host_of, open_channel
@@ -264,11 +265,11 @@ class Endpoint(Client):
         """
         return Client(
             self._guard,
-            self._resolver,
-            self._correlator if isinstance(correlate, Default) else correlate,
-            self._settings.overridden(timeout, retry),
-            self._quota if isinstance(in_flight_per_peer, Default) else checked_quota(in_flight_per_peer),
-            allow_broadcast=self._allow_broadcast,
+            self._context.resolver,
+            self._context.correlator if isinstance(correlate, Default) else correlate,
+            self._context.settings.overridden(timeout, retry),
+            self._context.quota if isinstance(in_flight_per_peer, Default) else checked_quota(in_flight_per_peer),
+            allow_broadcast=self._context.allow_broadcast,
             owner=self,
         )
 
@@ -289,7 +290,7 @@ class Endpoint(Client):
         self._guard.check_loop()
         wire = parse((host, port), socket.if_nametoindex)
         if isinstance(wire, HostName):
-            wire = (await self._look_up(wire))[0]
+            wire = (await self._context.look_up(wire))[0]
         refusal = refusal_to_send(wire)
         if refusal is not None:
             raise InvalidAddressError(refusal, address=(host, port))
@@ -337,7 +338,7 @@ class Endpoint(Client):
     def close(self) -> None:
         """Close it. What is pending fails, each with an `EndpointClosedError` of its own."""
         self._guard.close()
-        self._resolver.close()
+        self._context.resolver.close()
 
     async def wait_closed(self) -> None:
         """Wait until its sockets are closed."""

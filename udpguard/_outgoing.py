@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+from typing import cast
 
 from typing_extensions import override
 
 from udpguard._guard import Guard
-from udpguard._sending import sending_error
+from udpguard._sending import check_size, sending_error
 from udpguard._transport import Channel
 from udpguard.core.address import Wire
 from udpguard.core.source import Details, Entry, LongEntry
@@ -80,3 +82,23 @@ def send_now(guard: Guard, channel: Channel, wire: Wire, data: bytes) -> bool:
     counters.sent += 1
     guard.registry.source(wire).sent += 1
     return True
+
+
+async def post(guard: Guard, channel: Channel, wire: Wire, payload: bytes) -> None:
+    """Send a datagram to which no reply is expected; wait only while the socket takes none.
+
+    Raises:
+        PeerUnreachableError: The operating system would not send it.
+        DatagramTooLargeError: It is more than UDP, or the path, carries.
+        InvalidAddressError: It is a broadcast address, which the endpoint does not allow.
+        EndpointClosedError: The endpoint was closed.
+    """
+    check_size(payload, wire)
+    if guard.takes(None) and send_now(guard, channel, wire, payload):
+        return
+    entry = Outgoing(guard, channel, wire, payload).begin(asyncio.get_running_loop().create_future())
+    try:
+        await cast("asyncio.Future[None]", entry.future)
+    except BaseException:  # cancelled, or thrown into; a reply or a time-out has ended it already
+        guard.withdraw(entry)
+        raise

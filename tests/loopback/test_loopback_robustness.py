@@ -514,7 +514,7 @@ async def test_a_derived_transaction_id_reads_replies_in_its_own_way() -> None:
 
     guard, _, client = made(TransactionId(0, 2))
     derived = Client(
-        guard, client._resolver, LowerCase(0, 2), Settings(5.0, None), None, allow_broadcast=False, owner=None
+        guard, client._context.resolver, LowerCase(0, 2), Settings(5.0, None), None, allow_broadcast=False, owner=None
     )
     plain = start(client.request(at(1), b"zz"))
     task = start(derived.request(at(1), b"AB"))

@@ -1,0 +1,171 @@
+"""What the verbs of one client have in common: what it asks through, and what its callers may pass."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import socket
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, TypeAlias, cast
+
+from typing_extensions import Buffer, TypeIs
+
+from udpguard._errors import InvalidAddressError
+from udpguard._exchange import Data, Exchange, Quota
+from udpguard._guard import Guard
+from udpguard._resolve import Answer, Resolver
+from udpguard._sending import checked_data
+from udpguard.core.address import Address, HostName, ReplyFrom, Sources, Wire, is_tuple, parse, refusal_to_ask
+from udpguard.core.correlation import Book, Correlator
+from udpguard.core.options import DEFAULT_TIMEOUT, Default, check_hook, check_limit, checked_timeout
+from udpguard.core.retransmission import RetryPolicy
+from udpguard.core.source import Accept, Entry
+
+Addresses: TypeAlias = Address | Sequence[Address]
+"""One address, or a list of them: equivalent servers, tried in turn."""
+
+Payload: TypeAlias = Buffer | Callable[[int], bytes]
+"""A datagram, or a function of the attempt's number (0, 1, …) that gives it."""
+
+
+_FROM_PEER: Final = Sources("peer", socket.if_nametoindex)
+
+
+class Settings(NamedTuple):
+    """When requests end and are sent again: what the client says, or the endpoint, or the call.
+
+    Attributes:
+        timeout: Seconds; None: as long as the schedule.
+        retry: The schedule; None: sent once.
+    """
+
+    timeout: float | None
+    retry: RetryPolicy | None
+
+    def overridden(self, timeout: float | None | Default, retry: RetryPolicy | None | Default) -> Settings:
+        """These settings, but for what is given in a place that has the last word.
+
+        Where a schedule is given and a time-out isn't, the deadline is the schedule's own end.
+        """
+        if not isinstance(retry, (RetryPolicy, Default)) and retry is not None:
+            raise TypeError(f"retry must be a RetryPolicy such as udpguard.Retry(), or None, not {retry!r}")
+        schedule = self.retry if isinstance(retry, Default) else retry
+        if not isinstance(timeout, Default):
+            return Settings(checked_timeout(timeout), schedule)
+        if isinstance(retry, Default):
+            return self
+        if retry is not None:
+            return Settings(None, schedule)
+        return Settings(DEFAULT_TIMEOUT if self.timeout is None else self.timeout, None)
+
+
+class Context(NamedTuple):
+    """What one client asks through.
+
+    Attributes:
+        guard: The endpoint's.
+        resolver: Looks up names.
+        correlator: What ties a reply to its request, or None.
+        book: The book of its keys.
+        settings: When requests end and are sent again.
+        quota: How many with a key may be in flight to one peer; None: any number.
+        allow_broadcast: Whether the endpoint may send to broadcast addresses.
+        owner: The endpoint, kept alive: one that nobody holds closes.
+    """
+
+    guard: Guard
+    resolver: Resolver
+    correlator: Correlator | None
+    book: Book
+    settings: Settings
+    quota: Quota | None
+    allow_broadcast: bool
+    owner: object
+
+    def begin(
+        self,
+        addr: Addresses,
+        data: Payload,
+        timeout: float | None | Default,
+        rest: tuple[RetryPolicy | None | Default, ReplyFrom, Accept | None],
+        *,
+        plain: bool,
+    ) -> Entry:
+        """Begin a request, the long way; see `Client.request` for arguments and errors."""
+        # Packed, since a coroutine that waits keeps room for all that it ever hands over at once.
+        retry, reply_from, accept = rest
+        loop = self.guard.check_loop()
+        settings = self.settings.overridden(timeout, retry)
+        sources = _FROM_PEER if reply_from == "peer" else Sources(reply_from, socket.if_nametoindex)
+        if accept is not None:
+            check_hook("accept", accept)
+        elif sources.anywhere and self.correlator is None:
+            raise ValueError('reply_from="anywhere" takes anybody\'s word: pass accept=… or use a correlator')
+        exchange = Exchange(
+            self.guard,
+            self.correlator,
+            self.book,
+            checked_payload(data),
+            sources,
+            accept=accept,
+            quota=self.quota,
+            policy=settings.retry,
+        )
+        return exchange.begin(loop.create_future(), parse_all(addr), self.resolver, settings.timeout, plain=plain)
+
+    async def look_up(self, name: HostName) -> list[Wire]:
+        """The addresses of a name that the endpoint has a socket for, at least one."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def told(answer: Answer) -> None:
+            if not future.done():
+                future.set_result(answer)
+
+        self.resolver.look_up(name, told)
+        answer = await future
+        if isinstance(answer, BaseException):
+            raise answer
+        self.guard.check_loop()
+        reachable = [wire for wire in answer if any(channel.carries(wire) for channel in self.guard.channels)]
+        if not reachable:
+            self.guard.channel_for(answer[0], name)
+        return reachable
+
+
+def checked_payload(data: object) -> Data:
+    """A datagram as bytes of its own, or a plain function that gives one.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    if not callable(data):
+        return checked_data(data)
+    if inspect.iscoroutinefunction(data):
+        raise TypeError("data must be bytes or a plain function that returns them, not a coroutine function")
+    return cast("Callable[[int], bytes]", data)
+
+
+def _is_list(value: object) -> TypeIs[list[object]]:
+    return isinstance(value, list)
+
+
+def parse_all(addr: object) -> list[tuple[Wire | HostName, object]]:
+    """One address or several, in canonical form and as they were written; those that can't answer are refused."""
+    several = _is_list(addr) or (is_tuple(addr) and bool(addr) and isinstance(addr[0], tuple))
+    written: list[object] = list(cast("Sequence[object]", addr)) if several else [addr]
+    if not written:
+        raise InvalidAddressError("the list of addresses is empty", address=addr)
+    parsed: list[tuple[Wire | HostName, object]] = []
+    for one in written:
+        address = parse(one, socket.if_nametoindex)
+        refusal = refusal_to_ask(address) if isinstance(address, bytes) else None
+        if refusal is not None:
+            raise InvalidAddressError(refusal, address=one)
+        parsed.append((address, one))
+    return parsed
+
+
+def checked_quota(in_flight_per_peer: int | None) -> Quota | None:
+    """A quota, where there is a limit."""
+    check_limit("in_flight_per_peer", in_flight_per_peer)
+    return None if in_flight_per_peer is None else Quota(in_flight_per_peer)
