@@ -90,8 +90,9 @@ class Context(NamedTuple):
         rest: tuple[RetryPolicy | None | Default, ReplyFrom, Accept | None],
         *,
         plain: bool,
+        port: int | None = None,
     ) -> Entry:
-        """Begin a request, the long way; see `Client.request` for arguments and errors."""
+        """Begin a request, the long way, from a certain port or any; see `Client.request` for arguments and errors."""
         # Packed, since a coroutine that waits keeps room for all that it ever hands over at once.
         retry, reply_from, accept = rest
         loop = self.guard.check_loop()
@@ -110,6 +111,7 @@ class Context(NamedTuple):
             accept=accept,
             quota=self.quota,
             policy=settings.retry,
+            port=port,
         )
         return exchange.begin(loop.create_future(), parse_all(addr), self.resolver, settings.timeout, plain=plain)
 
@@ -151,18 +153,21 @@ def _is_list(value: object) -> TypeIs[list[object]]:
 
 def parse_all(addr: object) -> list[tuple[Wire | HostName, object]]:
     """One address or several, in canonical form and as they were written; those that can't answer are refused."""
+    parsed = written_addresses(addr)
+    for address, one in parsed:
+        refusal = refusal_to_ask(address) if isinstance(address, bytes) else None
+        if refusal is not None:
+            raise InvalidAddressError(refusal, address=one)
+    return parsed
+
+
+def written_addresses(addr: object) -> list[tuple[Wire | HostName, object]]:
+    """One address or several, in canonical form and as they were written."""
     several = _is_list(addr) or (is_tuple(addr) and bool(addr) and isinstance(addr[0], tuple))
     written: list[object] = list(cast("Sequence[object]", addr)) if several else [addr]
     if not written:
         raise InvalidAddressError("the list of addresses is empty", address=addr)
-    parsed: list[tuple[Wire | HostName, object]] = []
-    for one in written:
-        address = parse(one, socket.if_nametoindex)
-        refusal = refusal_to_ask(address) if isinstance(address, bytes) else None
-        if refusal is not None:
-            raise InvalidAddressError(refusal, address=one)
-        parsed.append((address, one))
-    return parsed
+    return [(parse(one, socket.if_nametoindex), one) for one in written]
 
 
 def checked_quota(in_flight_per_peer: int | None) -> Quota | None:

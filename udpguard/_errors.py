@@ -36,6 +36,13 @@ def _rebuild(kind: type[UdpGuardError], message: str, state: dict[str, object]) 
     return error
 
 
+def another(error: UdpGuardError) -> UdpGuardError:
+    """The same error once more, for somebody else: one that is shared grows a wrong traceback."""
+    same = _rebuild(type(error), str(error), {name: getattr(error, name) for name in error._fields} | error.__dict__)
+    same.__cause__ = error.__cause__
+    return same
+
+
 class UdpGuardError(Exception):
     """The base of every error that is udpguard's own.
 

@@ -163,6 +163,7 @@ class Exchange(Details):
         accept: Judges the answer.
         quota: How many may be in flight to one peer.
         policy: When it is sent again; None: it is sent once to each address.
+        port: The number of the only port it may leave from; None: any.
     """
 
     __slots__ = (
@@ -173,6 +174,7 @@ class Exchange(Details):
         "_entry",
         "_error",
         "_fixed_end",
+        "_fixed_port",
         "_guard",
         "_key",
         "_policy",
@@ -195,6 +197,7 @@ class Exchange(Details):
         accept: Accept | None,
         quota: Quota | None,
         policy: RetryPolicy | None,
+        port: int | None = None,
     ) -> None:
         super().__init__(accept, asks=True)
         self._guard = guard
@@ -212,8 +215,9 @@ class Exchange(Details):
         self._error: BaseException | None = None
         """Why the latest of the addresses that failed did."""
         self._key: object = None
-        self._port = guard.some_port()
-        """Which of the endpoint's own ports it leaves from, where any will do."""
+        self._fixed_port = port is not None
+        self._port = guard.some_port() if port is None else port
+        """Which port it leaves from, where any will do, or no other."""
         self._fixed_end = True
         self._entry: Entry
 
@@ -636,7 +640,11 @@ class Exchange(Details):
             return
         guard, registry = self._guard, self._guard.registry
         port = self._port
-        if key is None and guard.keeper is not None and (registry.soil.dirty or registry.rotates):
+        if self._fixed_port:
+            until = registry.blocked_until(port, self._sources.tokens(target.wire), target.wire)
+            if key is None and until > guard.clock():
+                raise _BusyError(target, None, "quarantine", until=until)
+        elif key is None and guard.keeper is not None and (registry.soil.dirty or registry.rotates):
             try:
                 port = guard.keeper.choose(target.wire, self._sources.tokens(target.wire))
             except NoPortError as error:

@@ -269,14 +269,7 @@ class Guard:
         future = ReplyFuture(loop=loop)
         entry = LongEntry(future, self.clock(), timeout, more, plain=False)
         entry.port = port
-        if not registry.room.enter():
-            limit = registry.limits.pending
-            raise TooManyPendingError(
-                f"{limit} requests and expectations are pending, as many as Limits(pending=…) allows: "
-                f"raise it, or wait for some to end",
-                limit=limit,
-            )
-        entry.roomy = True
+        self.take_room(entry)
         entry.source = registry.source(wire)
         registry.enter(entry)
         try:
@@ -290,6 +283,21 @@ class Guard:
         future.withdraws(self, entry)
         return future
 
+    def take_room(self, entry: LongEntry) -> None:
+        """Take one of `Limits.pending` for what can't wait for one.
+
+        Raises:
+            TooManyPendingError: None is free.
+        """
+        if not self.registry.room.enter():
+            limit = self.registry.limits.pending
+            raise TooManyPendingError(
+                f"{limit} requests, expectations and sessions are pending, as many as Limits(pending=…) allows: "
+                f"raise it, or wait for some to end",
+                limit=limit,
+            )
+        entry.roomy = True
+
     def asks(self, entry: Entry, data: bytes) -> None:
         """Take note of what is sent to the peer of an expectation, so that it can be told if that refuses."""
         entry.data = data
@@ -299,6 +307,12 @@ class Guard:
     def withdraw(self, entry: Entry) -> None:
         """End an exchange that its caller gave up."""
         if self.registry.withdraw(entry, self.clock()):
+            self._pump()
+
+    def hang_up(self, entry: Entry) -> None:
+        """End what went on listening, if it still does."""
+        if not entry.ended:
+            self.registry.end(entry, (Reason.LATE, self.clock()))
             self._pump()
 
     def is_abandoned(self, entry: Entry) -> bool:
@@ -360,7 +374,7 @@ class Guard:
         """Take what arrived in part after something had fallen due; the loop was blocked."""
         settled, expired = self.registry.receive_overdue(batch, now, arrivals, port)
         for entry in expired:
-            settle_error(entry, self._timed_out(entry, now - self.timer_at))
+            settle_error(entry, self.timed_out(entry, now - self.timer_at))
         self._settle(settled)
 
     def _settle(self, settled: Sequence[Settled]) -> None:
@@ -370,6 +384,8 @@ class Guard:
             future = cast("asyncio.Future[object]", entry.future)
             if not future.done():
                 future.set_result(data if entry.plain else Reply(data, peer_of(wire), rtt, attempts))
+        if registry.delivered:
+            self._deliver()
         if len(settled) > 1:
             # Each may ask again in this turn: by then, and before the socket is read again, all have.
             self.outbox.expect_more()
@@ -382,6 +398,12 @@ class Guard:
             if registry.woken:
                 self._pump()
         self._raise_interrupt()
+
+    def _deliver(self) -> None:
+        """Hand on what came for those who go on listening."""
+        delivered, self.registry.delivered = self.registry.delivered, []
+        for lasting, data, wire, rtt, attempts in delivered:
+            lasting.take(data, wire, rtt, attempts)
 
     def _raise_interrupt(self) -> None:
         """Raise what ends programs, if foreign code that was called meanwhile did."""
@@ -515,7 +537,7 @@ class Guard:
         """End what is due at that time, and take the steps that are."""
         stalled, self.timer_at = now - self.timer_at, math.inf
         for entry in self.registry.expire(now):
-            settle_error(entry, self._timed_out(entry, stalled))
+            settle_error(entry, self.timed_out(entry, stalled))
         for more in self.registry.timetable.steps(now):
             self.registry.wake(more)
         try:
@@ -523,17 +545,20 @@ class Guard:
         finally:
             self.due_at(self.registry.timetable.next_due())
 
-    def _timed_out(self, entry: Entry, stalled: float) -> ReplyTimeoutError:
+    def timed_out(self, entry: Entry, stalled: float, seconds: float | None = None) -> ReplyTimeoutError:
+        """Why no reply came: to an exchange that has expired, or in the latest so many seconds."""
         more = entry.more or Details()
         asked = [source.token for source in more.asked] or ([entry.source.token] if entry.source is not None else [])
         wires = [token for token in asked if isinstance(token, bytes)]
         latest = None if entry.source is None else entry.source.token
         peer = peer_of(latest) if isinstance(latest, bytes) else None
-        attempts = more.attempts if more.asks else None if entry.sent_at is None else 1
-        near_misses, icmp = self.registry.near_misses(entry, wires), self.registry.hints(entry)
+        attempts = more.attempts if more.asks or more.lasting else None if entry.sent_at is None else 1
+        timeout = entry.timeout if seconds is None else seconds
+        since = None if seconds is None else self.clock() - seconds
+        near_misses, icmp = self.registry.near_misses(entry, wires, since), self.registry.hints(entry, since)
         facts = TimeoutFacts(
             asked=more.label or str(peer),
-            timeout=entry.timeout,
+            timeout=timeout,
             attempts=attempts,
             waited_for=more.waits_for,
             near_misses=near_misses,
@@ -545,9 +570,10 @@ class Guard:
             trouble=more.trouble,
             untried=more.untried,
             icmp=icmp,
+            listens=more.lasting,
         )
         return ReplyTimeoutError(
-            explain(facts), peer=peer, timeout=entry.timeout, attempts=attempts or 0, near_misses=near_misses, icmp=icmp
+            explain(facts), peer=peer, timeout=timeout, attempts=attempts or 0, near_misses=near_misses, icmp=icmp
         )
 
     # --------------------------------------------------------------------------------------------------- end

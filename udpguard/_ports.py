@@ -172,21 +172,46 @@ class PortKeeper:
             NoPortError: None may be used now.
         """
         registry, now = self._registry, self._guard.clock()
-
-        def clean(ports: Sequence[int]) -> Sequence[int]:
-            return registry.clean(ports, tokens, wire, now)
-
         own = self._guard.own_ports(wire)
-        fit = clean(own)
+        fit = registry.clean(own, tokens, wire, now)
         if fit:
             return fit[registry.draw(len(fit))] if len(fit) > 1 else fit[0]
         if registry.spares.limit:
-            port = registry.spares.choose(clean, ipv4=len(wire) == IPV4_WIRE)
-            if port is None:
-                port = self._fresh(wire, tokens, now)
+            try:
+                port = self._spare(wire, tokens, now)
+            except NoPortError:
+                shared = registry.unsoiled(own, tokens, wire, now)
+                if not shared:
+                    raise
+                port = shared[0]  # somebody listens there who lets requests have their answers first
             if port is not None:
                 return port
         return self._least_blocked(own, wire, tokens, now)
+
+    def choose_spare(self, wire: Wire, tokens: Sequence[Token]) -> int | None:
+        """A spare port for who asks this address, and listens to these sources for a while; None where there is none.
+
+        What comes late to it then comes where nobody else listens.
+        """
+        if not self._registry.spares.limit:
+            return None
+        try:
+            return self._spare(wire, tokens, self._guard.clock())
+        except NoPortError:
+            return None
+
+    def _spare(self, wire: Wire, tokens: Sequence[Token], now: float) -> int | None:
+        """A spare port that is clean, opened now where none is; None where that is not possible.
+
+        Raises:
+            NoPortError: As many as may be are open and in use.
+        """
+
+        def clean(ports: Sequence[int]) -> Sequence[int]:
+            return self._registry.clean(ports, tokens, wire, now)
+
+        port = self._registry.spares.choose(clean, ipv4=len(wire) == IPV4_WIRE)
+        return self._fresh(wire, tokens, now) if port is None else port
 
     def _least_blocked(self, own: Sequence[int], wire: Wire, tokens: Sequence[Token], now: float) -> int:
         """The one of the endpoint's own ports where an old reply is the least likely by now."""

@@ -284,9 +284,15 @@ def refusal_to_ask(wire: Wire) -> str | None:
     if refusal is not None:
         return refusal
     if is_limited_broadcast(wire):
-        return "255.255.255.255 is the broadcast address: no reply ever comes from it, so a request can't be matched"
+        return (
+            "255.255.255.255 is the broadcast address: no reply ever comes from it, so a request can't be matched; "
+            "endpoint.discover(…) asks many at once"
+        )
     if is_multicast(wire):
-        return f"{peer_of(wire).host} is a multicast group: no reply ever comes from it, so a request can't be matched"
+        return (
+            f"{peer_of(wire).host} is a multicast group: no reply ever comes from it, so a request can't be matched; "
+            f"endpoint.discover(…) asks many at once"
+        )
     return None
 
 

@@ -51,6 +51,7 @@ class TimeoutFacts:
         untried: Other addresses of the same servers that were never tried.
         trouble: Why it could not be sent again.
         icmp: What ICMP messages said of its peers, the latest first.
+        listens: Whether it only listens: a session.
     """
 
     asked: str
@@ -66,12 +67,15 @@ class TimeoutFacts:
     untried: Sequence[Peer]
     trouble: str | None = None
     icmp: Sequence[IcmpMessage] = ()
+    listens: bool = False
 
 
 def explain(facts: TimeoutFacts) -> str:
     """The message of a `ReplyTimeoutError`."""
     sent = "" if facts.attempts is None else f" ({facts.attempts} sent)" if facts.attempts else " (never sent)"
-    message = f"no reply from {facts.asked} in {_seconds(facts.timeout)} s{sent}"
+    if facts.listens:
+        sent = f" ({facts.attempts} sent to it before)" if facts.attempts else ""
+    message = f"{'nothing' if facts.listens else 'no reply'} from {facts.asked} in {_seconds(facts.timeout)} s{sent}"
     cause = _cause(facts)
     return f"{message}; {cause}" if cause else message
 
@@ -117,6 +121,8 @@ def _silence(facts: TimeoutFacts) -> str:
     """What may be the cause where nothing came."""
     if facts.trouble is not None:
         return facts.trouble
+    if facts.listens:
+        return "datagrams get lost: send again, if it is its turn to answer" if facts.attempts else ""
     if facts.heard:
         return "it was acknowledged, but its answer never came"
     if facts.untried:

@@ -14,7 +14,7 @@ from udpguard.core.address import IPV6_WIRE, Token, Wire, has_scope, peer_of, wi
 from udpguard.core.correlation import Book, Slot, TransactionId, sealed
 from udpguard.core.explain import NoDecisionError, shown
 from udpguard.core.ledger import Ledger, asked
-from udpguard.core.source import Details, Entry, Source
+from udpguard.core.source import Details, Entry, Lasting, Source
 from udpguard.core.verdict import Decision, NearMiss, Reason, Reply, Unexpected
 
 _MOST_NEAR_MISSES: Final = 16
@@ -146,12 +146,20 @@ class Judge(Ledger):
 
     def _judge_keyless(self, offer: _Offer, sources: list[Source], numbers: list[int]) -> Reason | None:
         # 3: without a key, what is pending; an exchange of a client with a correlator takes keyless datagrams alone
-        for source in sources:
+        lasting: list[tuple[Entry, Slot]] = []
+        for place, source in enumerate(sources):
             for entry in _keyless(source):
                 if entry.ended or entry.slot is None or entry.slot[1] not in numbers:
                     continue
-                if self._offer(offer, entry, (source.token, entry.slot[1], None)):
+                slot = (source.token, entry.slot[1], None)
+                if entry.more is not None and entry.more.lasting:
+                    lasting.append((entry, slot))
+                elif self._offer(offer, entry, slot):
                     return offer.reason
+            if lasting:
+                if self._offer_lasting(offer, lasting, sources[place + 1 :], numbers):
+                    return offer.reason
+                lasting.clear()
         if offer.refused:
             return Reason.REJECTED
         # 4: something pending covers it
@@ -168,6 +176,33 @@ class Judge(Ledger):
                     self.note_old_reply(slot, mark)
                     return mark[0]
         return Reason.UNKNOWN_PEER
+
+    def _offer_lasting(
+        self, offer: _Offer, lasting: list[tuple[Entry, Slot]], wider: list[Source], numbers: list[int]
+    ) -> bool:
+        """Offer a datagram to those who go on listening to a source; first to who asked its sender and waits."""
+        for source in wider:
+            for entry in _keyless(source):
+                if entry.ended or entry.slot is None or entry.slot[1] not in numbers:
+                    continue
+                if (entry.more is not None and entry.more.lasting) or not _asked(entry, offer.wire):
+                    continue
+                if self._offer(offer, entry, (source.token, entry.slot[1], None)):
+                    return True
+        for entry, slot in lasting:
+            if self._offer(offer, entry, slot):
+                self._end_waiting(offer, slot[0], numbers)
+                return True
+        return False
+
+    def _end_waiting(self, offer: _Offer, token: Token, numbers: list[int]) -> None:
+        """Take note of what may be the late reply that somebody waits out, whoever has got it."""
+        for number in numbers if self.soil.dirty else ():
+            slot = (token, number, None)
+            mark = self._ended.mark(slot, offer.now, offer.port)
+            if mark is not None:
+                self.note_old_reply(slot, mark)
+                return
 
     def _suspect(self, entries: Iterable[Entry], now: float) -> None:
         """End those for whom too many wrong keys have come."""
@@ -223,6 +258,9 @@ class Judge(Ledger):
             return True
         if sent is None and more.asks:
             return False  # it waits for the socket: what comes before the question is no answer
+        if isinstance(more, Lasting) and more.has_seen(offer.wire, offer.data):
+            offer.reason = Reason.DUPLICATE
+            return True
         if entry in offer.refused:
             return False
         data, rtt, peer = offer.data, None, entry.source
@@ -240,6 +278,10 @@ class Judge(Ledger):
             if decision is Decision.REFUSE:
                 offer.refused.add(entry)
                 return False
+        if isinstance(more, Lasting):
+            if decision is Decision.ACCEPT:
+                self._deliver(offer, entry, more, data, rtt)
+            return True
         if peer is not None:
             peer.matched += 1
             if sent is not None and rtt is not None and now >= sent.at and not more.heard:
@@ -252,6 +294,19 @@ class Judge(Ledger):
         self.end(entry, (Reason.DUPLICATE, now))
         offer.settled.append((entry, data, offer.wire, rtt, more.attempts))
         return True
+
+    def _deliver(self, offer: _Offer, entry: Entry, more: Lasting, data: bytes, rtt: float | None) -> None:
+        """Give a datagram to somebody who goes on listening, unless it is the last that he wants."""
+        sender = self._sources.get(offer.wire)
+        if sender is not None:
+            sender.matched += 1
+        more.note_seen(offer.wire, offer.data)
+        if more.fixes:
+            self.fix(entry, offer.wire)
+        self.delivered.append((more, data, offer.wire, rtt, more.attempts))
+        more.left -= 1
+        if more.left <= 0:
+            self.end(entry, (Reason.DUPLICATE, offer.now))
 
     def _restored(self, data: bytes, slot: Slot, original: bytes) -> bytes:
         correlator = next(book.correlator for book in self._sources[slot[0]].books if book.number == slot[1])
@@ -298,11 +353,15 @@ class Judge(Ledger):
             entry.source.back_off()
         self.end(entry, (Reason.LATE, now), expired=taken_out)
 
-    def near_misses(self, entry: Entry, wires: Iterable[Wire]) -> list[NearMiss]:
-        """What came while it waited and was not its answer: what was refused, then strangers that resemble these."""
+    def near_misses(self, entry: Entry, wires: Iterable[Wire], since: float | None = None) -> list[NearMiss]:
+        """What came while it waited, or since then, and was not its answer.
+
+        First what was refused, then strangers that resemble these.
+        """
         tokens = dict.fromkeys(slot[0] for slot in entry.slots())
-        refused = self._rejected.covered(tokens, entry.began)
-        strangers = self._strangers.resembling(wires, entry.began)
+        since = entry.began if since is None else since
+        refused = self._rejected.covered(tokens, since)
+        strangers = self._strangers.resembling(wires, since)
         found = [NearMiss(peer_of(wire), Reason.REJECTED, *told) for wire, told in refused.items()]
         found += [NearMiss(peer_of(wire), Reason.UNKNOWN_PEER, *told) for wire, told in strangers.items()]
         return found[:_MOST_NEAR_MISSES]
@@ -323,6 +382,10 @@ class Judge(Ledger):
         self.timetable.clear()
         self.woken.clear()
         return list(entries)
+
+
+def _asked(entry: Entry, wire: Wire) -> bool:
+    return any(peer.token == wire for peer in asked(entry))
 
 
 class _Offer:

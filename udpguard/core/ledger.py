@@ -29,7 +29,7 @@ from udpguard.core.memory import Ended, Mark, Passers
 from udpguard.core.options import Limits
 from udpguard.core.ports import Ports, Soil, Spares
 from udpguard.core.shapes import Shapes, is_wide
-from udpguard.core.source import AssignedQuestion, Details, Entry, LongEntry, Sent, Source, source_of
+from udpguard.core.source import AssignedQuestion, Details, Entry, Lasting, LongEntry, Sent, Source, source_of
 from udpguard.core.statistics import Counters, Statistics
 from udpguard.core.suspicion import Suspicion
 from udpguard.core.timetable import Timetable
@@ -63,6 +63,8 @@ class Ledger:
         self.wants_unexpected = False
         self.unexpected: list[Unexpected] = []
         """What the hook is to be told, where there is one."""
+        self.delivered: list[tuple[Lasting, bytes, Wire, float | None, int]] = []
+        """What came for those who go on listening, and is to be handed to them."""
         self.woken: deque[Details] = deque()
         """Those who waited and may go on."""
         self.strangers_left: int = 0
@@ -290,6 +292,34 @@ class Ledger:
             assert entry.source is not None
             self._leave(entry.source)
 
+    def listen_on(self, entry: Entry, tokens: Sequence[Token], book: Book, key: Hashable = None) -> None:
+        """Let a `Lasting` listen to these sources until it ends.
+
+        Raises:
+            DuplicateTransactionError: The key is another's already; nothing has changed then.
+        """
+        self.listen(entry, tokens, book, key)
+        if key is None:
+            for token in tokens:
+                self.soil.occupy(token, entry.port)
+
+    def fix(self, entry: Entry, wire: Wire) -> None:
+        """Have what listens to several places listen to this peer alone from now on."""
+        more = entry.more
+        assert isinstance(more, Lasting)
+        more.fixes = False
+        slots, peer = entry.slots(), self.source(wire)
+        entry.own_slot = None
+        more.slots.clear()
+        for slot in slots:
+            self._drop_slot(entry, slot, None)
+            self.soil.vacate(slot[0], entry.port)
+        self._add_slot(entry, (wire, 0, None), self._keyless_book)
+        self.soil.occupy(wire, entry.port)
+        entry.source = peer
+        if peer not in more.asked:
+            more.asked.append(peer)
+
     def note_asked(self, entry: Entry, peer: Source, slots: Iterable[Slot]) -> None:
         """Take note whom an exchange asked, so that what ICMP says of it is known to be its."""
         wire = peer.token
@@ -311,12 +341,22 @@ class Ledger:
             self.wake_first(self.no_spare)
         self.timetable.drop_step(more)
         self.held.discard(entry)
+        if more.lasting:
+            self._vacate(entry)
         for slot in more.assigned:
             self._release_id(slot)
         self.stop_waiting(entry, more)
         for gate in more.held:
             self._leave(gate)
         more.held.clear()
+        self._release_ports(more)
+
+    def _vacate(self, entry: Entry) -> None:
+        for slot in entry.slots():
+            if slot[2] is None:
+                self.soil.vacate(slot[0], entry.port)
+
+    def _release_ports(self, more: Details) -> None:
         for spare in more.ports:
             if self.spares.release(spare, self._latest):
                 self.wake_first(self.no_spare)
@@ -417,6 +457,10 @@ class Ledger:
         """Those of the ports to which no old reply comes that such a request would take for its own."""
         return self.soil.clean(ports, tokens, self._covering_tokens(asked), now)
 
+    def unsoiled(self, ports: Iterable[int], tokens: Sequence[Token], asked: Wire, now: float) -> Sequence[int]:
+        """The same, whoever goes on listening there."""
+        return self.soil.unsoiled(ports, tokens, self._covering_tokens(asked), now)
+
     def blocked_until(self, port: int, tokens: Sequence[Token], asked: Wire) -> float:
         """When such a request may leave from there, where there is no other port."""
         return self.soil.blocked_until(port, tokens, self._covering_tokens(asked))
@@ -425,7 +469,8 @@ class Ledger:
         if how is None:
             return None
         mark = (*how, entry.port)
-        self._note_soil(entry, mark, refused=refused)
+        if entry.more is None or not entry.more.lasting or entry.sent_at is not None:
+            self._note_soil(entry, mark, refused=refused)
         return mark
 
     def note_refused(self, more: Details, slots: Iterable[Slot]) -> None:
@@ -447,7 +492,7 @@ class Ledger:
             if (not (answered or refused) or self.rotates) and peer is not None:
                 sent_at = mark[1] if entry.sent_at is None else entry.sent_at
                 self._soil(slot[0], peer.token, entry.port, mark[1], sent_at, int(not answered))
-        elif more.attempts - more.refusals > answered or self.rotates:
+        elif more.lasting or more.attempts - more.refusals > answered or self.rotates:
             for (token, _, key), sent in more.sends.items():
                 if key is None:
                     owed = sent.times - (answered and len(more.sends) == 1)

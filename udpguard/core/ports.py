@@ -11,6 +11,7 @@ which is closed and comes back later is known again.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -112,7 +113,7 @@ class Soil:
     It is bounded: the latest 32,768 are known, of more than 65,536 the oldest are forgotten, as all are after 120 s.
     """
 
-    __slots__ = ("_added", "_any", "_new", "_old", "_rotated_at", "dirty")
+    __slots__ = ("_added", "_any", "_new", "_occupied", "_old", "_rotated_at", "dirty")
 
     def __init__(self) -> None:
         self.dirty: bool = False
@@ -121,6 +122,8 @@ class Soil:
         self._old: dict[tuple[Token, int], _Mark] = {}
         self._any: dict[int, _Mark] = {}
         """By port alone, whoever it is that may reply."""
+        self._occupied: Counter[tuple[Token, int]] = Counter()
+        """Where somebody goes on listening to a source."""
         self._added = 0
         """How many there are in the new ones; each is known by up to four names."""
         self._rotated_at = -math.inf
@@ -152,6 +155,21 @@ class Soil:
         else:
             self._any[port] = _Mark(now, until, owed)
 
+    def occupy(self, token: Token, port: int) -> None:
+        """Take note that somebody goes on listening to a source there: to him it may send at any time."""
+        self._occupied[token, port] += 1
+        self.dirty = True
+
+    def vacate(self, token: Token, port: int) -> None:
+        """Take note that he listens no more."""
+        self._occupied[token, port] -= 1
+        if not self._occupied[token, port]:
+            del self._occupied[token, port]
+
+    def is_occupied(self, token: Token, port: int) -> bool:
+        """Whether somebody goes on listening to just this source there."""
+        return (token, port) in self._occupied
+
     def is_clean(self, port: int, tokens: Sequence[Token], covering: Sequence[Token], now: float) -> bool:
         """Whether no old reply that a request may take for its own comes to this port: see `clean`."""
         return bool(self.clean((port,), tokens, covering, now))
@@ -171,6 +189,15 @@ class Soil:
             self.clear()
         if not self.dirty:
             return tuple(ports)
+        if self._occupied:
+            taken = [*tokens, *covering]
+            ports = [port for port in ports if not any((token, port) in self._occupied for token in taken)]
+        return self.unsoiled(ports, tokens, covering, now)
+
+    def unsoiled(
+        self, ports: Iterable[int], tokens: Sequence[Token], covering: Sequence[Token], now: float
+    ) -> Sequence[int]:
+        """The same, whoever goes on listening there."""
         keys, since = _keys(tokens, covering), now - REMEMBERED
         if keys is None:
             return [port for port in ports if port not in self._any or self._any[port].at < since]
@@ -211,7 +238,7 @@ class Soil:
         self._old.clear()
         self._any.clear()
         self._added = 0
-        self.dirty = False
+        self.dirty = bool(self._occupied)
 
     def _renewed(self, name: Token, port: int, now: float, until: float, owed: int) -> _Mark:
         mark = self._get(name, port)

@@ -55,10 +55,10 @@ class Reports(Judge):
             self._fault(fault)
         return None
 
-    def hints(self, entry: Entry) -> list[IcmpMessage]:
-        """What was noted about its peers while it waited."""
+    def hints(self, entry: Entry, since: float | None = None) -> list[IcmpMessage]:
+        """What was noted about its peers while it waited, or since then."""
         wires = [peer.token for peer in asked(entry) if isinstance(peer.token, bytes)]
-        return self._hints.of(wires, entry.began)
+        return self._hints.of(wires, entry.began if since is None else since)
 
     def _candidates(self, wire: Wire, quote: bytes) -> Iterator[tuple[Entry, Correlator | None, Wire]]:
         """Who may have sent this to that peer, the right key first; and who finds the key in it."""
@@ -109,7 +109,7 @@ def _has_sent(entry: Entry, reader: Correlator | None, wire: Wire, quote: bytes,
     """Whether what an exchange has sent to a peer from a port begins like this."""
     if entry.ended:
         return False
-    if entry.more is not None and entry.more.asks:
+    if entry.more is not None and (entry.more.asks or entry.more.lasting):
         return entry.more.has_sent(wire, quote, port)
     data = entry.data
     if data is None or entry.port != port or entry.source is None or entry.source.token != wire:

@@ -41,6 +41,9 @@ class Details:
     The shell derives from it the exchanges that it drives.
     """
 
+    lasting: ClassVar[bool] = False
+    """Whether it goes on listening after a datagram was delivered to it: it is a `Lasting` then."""
+
     __slots__ = (
         "accept",
         "adapts",
@@ -110,6 +113,48 @@ class Details:
         """Take note that a peer refuses what begins like this; False: there is nobody else to wait for."""
         self.refusals += 1
         return False
+
+
+_MOST_SEEN: Final = 65_536
+
+
+class Lasting(Details):
+    """What goes on listening after a datagram was delivered to it: a session, a discovery.
+
+    The shell derives from it what keeps the datagrams for the caller.
+    """
+
+    __slots__ = ("_seen", "fixes", "left")
+
+    lasting: ClassVar[bool] = True
+
+    def __init__(self, accept: Accept | None = None, *, asks: bool = False) -> None:
+        super().__init__(accept, asks=asks)
+        self.fixes: bool = False
+        """Whether from the first datagram on it listens to who sent that, and to nobody else."""
+        self.left: float = math.inf
+        """How many more are wanted."""
+        self._seen: dict[tuple[Wire, int], None] | None = None
+        """What was delivered, where repeats are not wanted, by who sent it and a hash with the interpreter's secret."""
+
+    def ignore_repeats(self) -> None:
+        """Want the same data from the same peer once."""
+        self._seen = {}
+
+    def has_seen(self, wire: Wire, data: bytes) -> bool:
+        """Whether this was delivered, and is not wanted again."""
+        return self._seen is not None and (wire, hash(data)) in self._seen
+
+    def note_seen(self, wire: Wire, data: bytes) -> None:
+        """Take note that this is delivered; of very many, the first are forgotten."""
+        if self._seen is None:
+            return
+        self._seen[wire, hash(data)] = None
+        if len(self._seen) > _MOST_SEEN:
+            del self._seen[next(iter(self._seen))]
+
+    def take(self, data: bytes, wire: Wire, rtt: float | None, attempts: int) -> None:
+        """Keep a datagram for the caller."""
 
 
 class Assigned(NamedTuple):

@@ -1,0 +1,243 @@
+"""What a session or a discovery has received and its caller has not read yet: bounded, with those who wait for it.
+
+Those who wait are woken, and take what is there when they get to run: so nothing is lost to one who is cancelled in
+between. Their deadlines fall due by the registry's timetable, after the sockets were read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from typing import Generic, TypeVar
+
+from udpguard._errors import EndpointClosedError, UdpGuardError, another
+from udpguard._guard import Guard
+from udpguard.core.address import Token, Wire
+from udpguard.core.correlation import Book
+from udpguard.core.source import Accept, Lasting, LongEntry
+
+T = TypeVar("T")
+
+
+class _Reader:
+    """One who waits."""
+
+    __slots__ = ("deadline", "error", "future", "late")
+
+    def __init__(self, future: asyncio.Future[None], deadline: float) -> None:
+        self.future = future
+        self.deadline = deadline
+        self.late = False
+        self.error: UdpGuardError | None = None
+        """What it is to be told."""
+
+    def wake(self) -> bool:
+        """Let it look again; whether it waited."""
+        if self.future.done():
+            return False
+        self.future.set_result(None)
+        return True
+
+
+class Inbox(Lasting, Generic[T]):
+    """What was received and not read yet.
+
+    It serves as the `future` of its entry, too: what ends that from outside is told to those who wait.
+
+    Args:
+        guard: Where it is registered.
+        maximum: How many it holds.
+        accept: Judges what comes from the right place.
+        newest_goes: Whether one that comes when it is full is dropped, and not the oldest.
+        asks: See `Details.asks`.
+    """
+
+    __slots__ = ("_maximum", "_newest_goes", "_readers", "closed", "dropped", "entry", "guard", "queue", "refusal")
+
+    def __init__(
+        self,
+        guard: Guard,
+        maximum: int,
+        accept: Accept | None = None,
+        *,
+        newest_goes: bool = False,
+        asks: bool = False,
+    ) -> None:
+        super().__init__(accept, asks=asks)
+        self.guard: Guard = guard
+        self.entry: LongEntry = LongEntry(self, guard.clock(), math.inf, self, plain=False)
+        self.queue: deque[T] = deque()
+        self.dropped: int = 0
+        """How many came when it was full, or were dropped for them."""
+        self.closed: UdpGuardError | None = None
+        """Why nothing comes any more."""
+        self.refusal: UdpGuardError | None = None
+        """What the next who reads is to be told, once."""
+        self._maximum = maximum
+        self._newest_goes = newest_goes
+        self._readers: deque[_Reader] = deque()
+
+    def enter(self, wire: Wire, port: int) -> None:
+        """Be registered as asking a peer from a port.
+
+        Raises:
+            TooManyPendingError: As many as `Limits.pending` are pending.
+        """
+        registry, entry = self.guard.registry, self.entry
+        entry.port = port
+        entry.source = registry.source(wire)
+        self.asked.append(entry.source)
+        self.guard.take_room(entry)
+        registry.enter(entry)
+        if port > 0:
+            self.ports.append(registry.spares.hold(port))
+            registry.wake_first(registry.no_spare)
+
+    def listen(self, tokens: Sequence[Token], book: Book, key: Hashable = None) -> None:
+        """Listen to these sources from now on.
+
+        Args:
+            tokens: Where datagrams may come from.
+            book: The book of the key.
+            key: What they must have; None: whatever else nobody wants.
+
+        Raises:
+            DuplicateTransactionError: The key is another's already; it is registered no more then.
+        """
+        registry = self.guard.registry
+        try:
+            registry.listen_on(self.entry, tokens, book, key)
+        except BaseException:
+            registry.end(self.entry, None)
+            raise
+
+    def end(self, why: UdpGuardError) -> None:
+        """Listen no more."""
+        self.guard.hang_up(self.entry)
+        self.shut(why)
+
+    # ------------------------------------------------------------------------------------------ what comes
+
+    def put(self, item: T) -> None:
+        """Keep what came, and wake the first who waits."""
+        if len(self.queue) >= self._maximum:
+            self.dropped += 1
+            if self._newest_goes:
+                return
+            self.queue.popleft()
+        self.queue.append(item)
+        self._wake_one()
+
+    def tell(self, error: UdpGuardError) -> None:
+        """Tell an error to all who wait, each one of their own; else to the next who reads."""
+        waiting = [reader for reader in self._readers if not reader.future.done()]
+        for reader in waiting:
+            reader.error = another(error)
+            reader.wake()
+        if not waiting:
+            self.refusal = error
+
+    def shut(self, why: UdpGuardError) -> None:
+        """Receive nothing any more; what is there can still be read."""
+        if self.closed is None:
+            self.closed = why
+        for reader in self._readers:
+            reader.wake()
+
+    # An entry's `future`, as the guard sees it.
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self.closed is not None
+
+    def set_exception(self, error: BaseException) -> None:
+        """End it for this reason."""
+        self.shut(error if isinstance(error, UdpGuardError) else EndpointClosedError(str(error)))
+
+    def exception(self) -> BaseException | None:
+        """Why it ended."""
+        return self.closed
+
+    # -------------------------------------------------------------------------------------------- reading
+
+    async def get(self, seconds: float, late: Callable[[float], UdpGuardError] | None = None) -> T:
+        """Take the next that came, or wait for it.
+
+        Args:
+            seconds: How long; infinite for no deadline.
+            late: Gives what to raise then.
+
+        Raises:
+            UdpGuardError: Nothing comes any more, or what was told.
+        """
+        guard = self.guard
+        deadline = guard.clock() + seconds
+        is_late = False
+        while True:
+            if self.queue:
+                item = self.queue.popleft()
+                if self.queue:
+                    self._wake_one()
+                return item
+            self._raise_trouble()
+            if is_late and late is not None:
+                raise late(seconds)
+            assert guard.loop is not None
+            reader = _Reader(guard.loop.create_future(), deadline)
+            self._readers.append(reader)
+            self.remind()
+            try:
+                await reader.future
+            except BaseException:
+                self._forget(reader)
+                self._pass_on(reader)
+                raise
+            self._forget(reader)
+            if reader.error is not None:
+                raise reader.error
+            is_late = reader.late
+
+    def _pass_on(self, reader: _Reader) -> None:
+        """What one was woken for who was cancelled then is another's."""
+        self.refusal = reader.error or self.refusal
+        if self.queue or self.refusal:
+            self._wake_one()
+
+    def _raise_trouble(self) -> None:
+        if self.refusal is not None:
+            error, self.refusal = self.refusal, None
+            raise error
+        if self.closed is not None:
+            raise another(self.closed)
+
+    def _wake_one(self) -> None:
+        for reader in self._readers:
+            if reader.wake():
+                return
+
+    def _forget(self, reader: _Reader) -> None:
+        if reader in self._readers:
+            self._readers.remove(reader)
+            self.remind()
+
+    def next_deadline(self) -> float:
+        """When the first of those who wait is late."""
+        return min((reader.deadline for reader in self._readers if not reader.future.done()), default=math.inf)
+
+    def remind(self) -> None:
+        """See to it that `step` is called when something is due."""
+        when = self.next_deadline()
+        if when == self.step_at:
+            return
+        self.guard.registry.timetable.add_step(self, when)
+        self.guard.due_at(when)
+
+    def end_late(self) -> None:
+        """Tell those who are late."""
+        now = self.guard.clock()
+        for reader in self._readers:
+            if reader.deadline <= now and not reader.future.done():
+                reader.late = True
+                reader.wake()
