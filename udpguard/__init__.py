@@ -7,6 +7,7 @@ from types import FunctionType as _FunctionType
 
 from udpguard._client import Client, Expectation
 from udpguard._context import Addresses, Payload
+from udpguard._discovery import Discovery
 from udpguard._endpoint import Endpoint, EndpointOpener, open_endpoint
 from udpguard._errors import (
     DatagramTooLargeError,
@@ -21,6 +22,7 @@ from udpguard._errors import (
     UdpGuardError,
 )
 from udpguard._protocol import GuardProtocol
+from udpguard._session import Session, SessionStatistics
 from udpguard.core.address import Address, Peer, ReplyFrom
 from udpguard.core.correlation import Correlator, TransactionId
 from udpguard.core.icmp import IcmpMessage
@@ -42,6 +44,7 @@ __all__ = [
     "DatagramTooLargeError",
     "Decision",
     "Default",
+    "Discovery",
     "DuplicateTransactionError",
     "Endpoint",
     "EndpointClosedError",
@@ -65,6 +68,8 @@ __all__ = [
     "ReplyTimeoutError",
     "Retry",
     "RetryPolicy",
+    "Session",
+    "SessionStatistics",
     "Statistics",
     "TooManyPendingError",
     "TransactionId",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Generator
-from typing import cast
+from typing import Literal, cast
 
 from typing_extensions import Buffer, Self
 
 from udpguard._asking import Asker
 from udpguard._context import Addresses, Context, Payload, Settings
+from udpguard._discovery import Discovery
 from udpguard._errors import InvalidAddressError
 from udpguard._exchange import Quota
 from udpguard._guard import Guard, ReplyFuture
@@ -18,6 +19,7 @@ from udpguard._outgoing import post
 from udpguard._protocol import literal
 from udpguard._resolve import Resolver
 from udpguard._sending import checked_data
+from udpguard._session import Session
 from udpguard.core.address import (
     Address,
     HostName,
@@ -203,6 +205,101 @@ class Client:
         except BaseException:  # cancelled, or thrown into; a reply or a time-out has ended it already
             self._guard.withdraw(entry)
             raise
+
+    # ------------------------------------------------------------------------------------- conversing
+
+    def session(
+        self,
+        addr: Address,
+        *,
+        reply_from: Literal["peer", "host"] = "peer",
+        max_queue: int = 1_024,
+        drop: Literal["oldest", "newest"] = "oldest",
+    ) -> Session:
+        """Converse with one peer, as over a connected socket: `async with` opens the session.
+
+        Any number of sessions share the endpoint's socket, and none hears another's peer. Datagrams with a transaction
+        key that something pending expects go there, all others from the peer to the session; a request of the
+        endpoint's to the same peer without a key leaves from another port. Another session with the same peer does,
+        too.
+
+        Args:
+            addr: Whom with.
+            reply_from: "peer", or "host" where the peer answers from another port, which is then the peer (as in TFTP,
+                RFC 1350 section 4).
+            max_queue: How many datagrams it keeps unread.
+            drop: Which is dropped when there are more: the "oldest", or the "newest".
+
+        Returns:
+            The session, to be opened with `async with`, or `await`; that raises:
+
+        Raises:
+            InvalidAddressError: The address is malformed, or of a kind that can't answer.
+            TooManyPendingError: As many as `Limits.pending` are pending, or all the endpoint's ports have a session
+                with this peer.
+            EndpointClosedError: The endpoint was closed.
+            socket.gaierror: The name does not resolve.
+        """
+        return Session(self._context, addr, reply_from=reply_from, max_queue=max_queue, drop=drop)
+
+    def discover(
+        self,
+        addr: Addresses,
+        data: Buffer,
+        *,
+        reply_from: ReplyFrom = "anywhere",
+        window: float = 3.0,
+        limit: int | None = None,
+        retry: RetryPolicy | None | Default = DEFAULT,
+        accept: Accept | None = None,
+        repeats: bool = False,
+        interface: str | int | None = None,
+        ttl: int | None = None,
+    ) -> Discovery:
+        """Ask many at once, and give each reply as it comes: `async with` asks, `async for` gives the replies.
+
+        With a correlator that finds a key in the data, replies need that key. Without one it leaves from a spare port
+        where there is one (`Ports.spares`), so that what comes too late looks like the answer to nothing else.
+
+        Args:
+            addr: Whom to ask: a multicast group, a broadcast address (with `allow_broadcast`), or plain addresses; of a
+                list, all.
+            data: The datagram.
+            reply_from: Where replies may come from, as in `request`: a network, "anywhere", … Others are strangers.
+            window: Seconds from the first send to the end.
+            limit: After so many replies it ends before that; None: any number.
+            retry: When it is sent again within the window; the client's schedule unless given, None: never.
+            accept: Judges each reply, as in `request`.
+            repeats: Whether the same data from the same peer is given again; else that counts as a duplicate.
+            interface: By which network interface it leaves: a name, an index, or for IPv4 an address of this machine;
+                None: as the routes say. For what is no multicast, on Linux only.
+            ttl: How many hops it may go (IP_MULTICAST_TTL and IP_TTL in `man 7 ip`); None: as the system has it, for
+                multicast 1.
+
+        Returns:
+            The discovery, to be used with `async with`; that raises:
+
+        Raises:
+            InvalidAddressError: An address is malformed, or no reply can come from it.
+            DatagramTooLargeError: The datagram is more than UDP carries.
+            PeerUnreachableError: It could not be sent to any of the addresses.
+            TooManyPendingError: As many as `Limits.pending` are pending, or no transaction id is free.
+            EndpointClosedError: The endpoint was closed.
+            socket.gaierror: A name does not resolve.
+        """
+        return Discovery(
+            self._context,
+            addr,
+            data,
+            reply_from=reply_from,
+            window=window,
+            limit=limit,
+            retry=retry,
+            accept=accept,
+            repeats=repeats,
+            interface=interface,
+            ttl=ttl,
+        )
 
     # --------------------------------------------------------------------------------- expecting and sending
 

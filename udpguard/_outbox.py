@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, cast
 from typing_extensions import override
 
 from udpguard._errors import EndpointClosedError, UdpGuardError
+from udpguard._platform.routing import Routing
 from udpguard._sending import sending_error
 from udpguard._transport import Channel, Posted
 from udpguard.core.address import Wire
@@ -83,11 +84,11 @@ class Outbox:
             self._filled.append(channel)
             self.expect_more()
 
-    def transmit(self, channel: Channel, data: bytes, wire: Wire) -> bool:
+    def transmit(self, channel: Channel, data: bytes, wire: Wire, routing: Routing | None = None) -> bool:
         """Send a datagram now, behind those that were posted before; see `Channel.transmit`."""
         if self._filled:
             self._flush()
-        return channel.transmit(data, wire)
+        return channel.transmit(data, wire) if routing is None else channel.transmit(data, wire, routing)
 
     def expect_more(self) -> None:
         """See to it that what is posted from now on leaves when those had their turn who may go on already."""

@@ -67,8 +67,8 @@ def _explained(error: OSError, data: bytes, wire: Wire) -> UdpGuardError:
         )
     if error.errno == errno.EACCES and is_directed_broadcast(wire):
         return InvalidAddressError(
-            f"{peer.host} is a broadcast address: a request to it can't be matched; "
-            f"to send() there, open the endpoint with allow_broadcast=True",
+            f"{peer.host} is a broadcast address: a request to it can't be matched, endpoint.discover(…) asks many "
+            f"at once; for that, and to send() there, open the endpoint with allow_broadcast=True",
             address=peer,
         )
     text = os.strerror(error.errno) if error.errno else str(error)

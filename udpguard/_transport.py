@@ -21,6 +21,7 @@ from udpguard._errors import EndpointClosedError, InvalidAddressError
 from udpguard._platform.choice import open_backend
 from udpguard._platform.interface import Ages, Backend
 from udpguard._platform.portable import PortableBackend, is_dual_stack
+from udpguard._platform.routing import Routing, send_routed
 from udpguard._platform.sockets import Drops
 from udpguard._platform.watch import watch
 from udpguard._reports import MOST, TRIES, listener_of, open_reports
@@ -66,8 +67,8 @@ class Channel(Protocol):
         """Whether a peer of this family can be reached through it."""
         ...
 
-    def transmit(self, data: bytes, wire: Wire) -> bool:
-        """Send now; False: not now, `resume_writing` will tell.
+    def transmit(self, data: bytes, wire: Wire, routing: Routing | None = None) -> bool:
+        """Send now, perhaps by a certain interface; False: not now, `resume_writing` will tell.
 
         Raises:
             OSError: The operating system will not send it.
@@ -243,18 +244,14 @@ class UdpTransport(WaterMarks):
         """Whether a peer of this family can be reached through it."""
         return (self._family == socket.AF_INET) == (len(wire) == IPV4_WIRE) or self._dual
 
-    def transmit(self, data: bytes, wire: Wire) -> bool:
-        """Send now; False: not now, `resume_writing` will tell.
-
-        Raises:
-            OSError: The operating system will not send it.
-        """
+    def transmit(self, data: bytes, wire: Wire, routing: Routing | None = None) -> bool:
+        """See `Channel.transmit`."""
         if self._closing:
             raise EndpointClosedError("the transport is closed")
         if self._queue or self._watched:
             self._pause()
             return False
-        if self._send(data, wire):
+        if self._send(data, wire, routing):
             return True
         self._pause()
         return False
@@ -298,12 +295,12 @@ class UdpTransport(WaterMarks):
         if self._queued > self._high:
             self._pause()
 
-    def _send(self, data: bytes, wire: Wire) -> bool:
+    def _send(self, data: bytes, wire: Wire, routing: Routing | None = None) -> bool:
         """Send; if the socket or the device is busy, see to it that `_on_writable` will be called."""
         try:
-            sent: bool | None = self._backend.send(data, wire)
+            sent: bool | None = self._backend.send(data, wire) if routing is None else self._route(data, wire, routing)
         except OSError as error:
-            sent = self._send_again(error, data, wire)
+            sent = self._send_again(error, data, wire, routing)
         if sent:
             return True
         if sent is None:
@@ -313,7 +310,10 @@ class UdpTransport(WaterMarks):
         self._watched = True
         return False
 
-    def _send_again(self, error: OSError, data: bytes, wire: Wire) -> bool | None:
+    def _route(self, data: bytes, wire: Wire, routing: Routing) -> bool:
+        return send_routed(self._sock, data, wire, routing)
+
+    def _send_again(self, error: OSError, data: bytes, wire: Wire, routing: Routing | None) -> bool | None:
         """Send what failed, if that was for an error which was pending already; None: later."""
         for tries in range(TRIES):
             if error.errno == errno.ENOBUFS:
@@ -321,7 +321,7 @@ class UdpTransport(WaterMarks):
             if self._reports is None or not self._reports.excuses(error, tries):
                 raise error
             try:
-                sent = self._backend.send(data, wire)
+                sent = self._backend.send(data, wire) if routing is None else self._route(data, wire, routing)
             except OSError as another:
                 error = another
             else:
@@ -439,8 +439,13 @@ class BorrowedTransport:
         """See `Channel.carries`."""
         return (self._family == socket.AF_INET) == (len(wire) == IPV4_WIRE) or self._dual
 
-    def transmit(self, data: bytes, wire: Wire) -> bool:
+    def transmit(self, data: bytes, wire: Wire, routing: Routing | None = None) -> bool:
         """See `Channel.transmit`. It always takes the datagram, and pauses the protocol when it has too many."""
+        if routing is not None:
+            # The loop's own transport knows nothing of interfaces. What the socket does not take now is lost, as it
+            # may be on the way: who asks many asks again.
+            send_routed(self._sock, data, wire, routing)
+            return True
         if self._transport.get_write_buffer_size() or not self._backend.send(data, wire):  # type: ignore[attr-defined]
             self._transport.sendto(data, mapped_sockaddr_of(wire) if self._dual else sockaddr_of(wire))
         return True

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from typing_extensions import Buffer, override
 
 from udpguard._errors import EndpointClosedError, InvalidAddressError
+from udpguard._platform.routing import Routing
 from udpguard._transport import Deliver, Posted
 from udpguard._watermarks import WaterMarks
 from udpguard.core.address import HostName, Wire, parse, peer_of, sockaddr_of
@@ -156,8 +157,8 @@ class SimulatedTransport(WaterMarks):
         """See `Channel.carries`."""
         return len(wire) == len(self._sock.wire)
 
-    def transmit(self, data: bytes, wire: Wire) -> bool:
-        """See `Channel.transmit`."""
+    def transmit(self, data: bytes, wire: Wire, routing: Routing | None = None) -> bool:  # noqa: ARG002
+        """See `Channel.transmit`; every interface leads to the same network."""
         if self._closing:
             raise EndpointClosedError("the transport is closed")
         if not self._queue and not self._watched and self._send(data, wire):

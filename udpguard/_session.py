@@ -1,0 +1,327 @@
+"""A virtual `connect()`: many conversations over one socket, each with its own peer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections import deque
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias, cast
+
+from typing_extensions import Buffer, Self, override
+
+from udpguard._context import Context, Payload
+from udpguard._errors import EndpointClosedError, InvalidAddressError, TooManyPendingError, UdpGuardError
+from udpguard._guard import Guard
+from udpguard._inbox import Inbox
+from udpguard._outgoing import post
+from udpguard._ports import NoPortError
+from udpguard._sending import checked_data
+from udpguard.core.address import HostName, Peer, ReplyFrom, Sources, Token, Wire, parse, peer_of, refusal_to_ask
+from udpguard.core.options import DEFAULT, DEFAULT_TIMEOUT, Default, check_hook, check_limit, checked_timeout
+from udpguard.core.retransmission import RetryPolicy
+from udpguard.core.source import Accept
+from udpguard.core.verdict import Decision, Reply
+
+Drop: TypeAlias = Literal["oldest", "newest"]
+
+# An ICMP message quotes at most so much on Linux, and is about one of the latest datagrams.
+_QUOTED: Final = 548
+_LATEST: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStatistics:
+    """What was counted of one session.
+
+    Attributes:
+        sent: Datagrams that left by `send`.
+        received: Datagrams from its peer; without the answers to its requests.
+        dropped: Of these, those that were dropped since nobody read them in time.
+        unread: Of these, those that wait to be read now.
+        refused: How often ICMP said that nothing listens at its peer.
+    """
+
+    sent: int
+    received: int
+    dropped: int
+    unread: int
+    refused: int
+
+
+class _Line(Inbox[bytes]):
+    """The session in the registry: what comes from its peer, and what was sent there lately."""
+
+    __slots__ = ("latest", "received", "refused", "wire")
+
+    def __init__(self, guard: Guard, maximum: int, wire: Wire, *, newest_goes: bool) -> None:
+        super().__init__(guard, maximum, newest_goes=newest_goes)
+        self.wire: Wire = wire
+        """Its peer."""
+        self.latest: deque[tuple[Wire, bytes]] = deque(maxlen=_LATEST)
+        self.received = 0
+        self.refused = 0
+
+    @override
+    def take(self, data: bytes, wire: Wire, rtt: float | None, attempts: int) -> None:
+        self.received += 1
+        self.wire = wire
+        self.put(data)
+
+    @override
+    def step(self) -> None:
+        self.end_late()
+        self.remind()
+
+    @override
+    def has_sent(self, wire: Wire, quote: bytes, port: int) -> bool:
+        return port == self.entry.port and any(to == wire and data.startswith(quote) for to, data in self.latest)
+
+    @override
+    def goes_on_without(self, wire: Wire, quote: bytes, error: UdpGuardError) -> bool:
+        self.refused += 1
+        self.guard.registry.counters.refused += 1
+        self.tell(error)
+        return True
+
+
+class Session:
+    """A conversation with one peer: `Client.session` makes it, `async with` opens it and ends it.
+
+        async with endpoint.session(("192.0.2.1", 69), reply_from="host") as session:
+            await session.send(b"hello")
+            data = await session.receive(timeout=1.0)
+
+    It shares the endpoint's socket with all others, and hears its peer alone. Datagrams come in the order in which they
+    arrived; as with every UDP socket some may be lost, come twice, or out of order.
+
+    `async for data in session` gives what comes until the session is closed.
+    """
+
+    def __init__(self, context: Context, addr: object, *, reply_from: ReplyFrom, max_queue: int, drop: Drop) -> None:
+        if not isinstance(max_queue, int):
+            raise TypeError(f"max_queue must be an int, not {max_queue!r}")
+        check_limit("max_queue", max_queue)
+        if drop not in ("oldest", "newest"):
+            raise ValueError(f"drop must be 'oldest' or 'newest', not {drop!r}")
+        if reply_from not in ("peer", "host"):
+            raise ValueError(
+                f"a session hears its peer alone: reply_from must be 'peer', or 'host' where the peer answers "
+                f"from another port, not {reply_from!r}"
+            )
+        self._context = context
+        self._guard = context.guard
+        self._where = parse(addr, socket.if_nametoindex)
+        self._addr = addr
+        self._sources = Sources(reply_from, socket.if_nametoindex)
+        self._max_queue = max_queue
+        self._newest_goes = drop == "newest"
+        self._line: _Line | None = None
+
+    # ------------------------------------------------------------------------------------- opening and closing
+
+    async def __aenter__(self) -> Self:
+        return await self._open()
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __await__(self) -> Generator[object, None, Self]:
+        """Open it, to be ended by `close`."""
+        return self._open().__await__()
+
+    async def _open(self) -> Self:
+        guard = self._guard
+        guard.check_loop()
+        if self._line is not None:
+            raise RuntimeError("this session was opened already: endpoint.session(…) makes another")
+        where = self._where
+        wire = (await self._context.look_up(where))[0] if isinstance(where, HostName) else where
+        if self._line is not None:
+            raise RuntimeError("this session was opened already: endpoint.session(…) makes another")
+        refusal = refusal_to_ask(wire)
+        if refusal is not None:
+            raise InvalidAddressError(refusal, address=self._addr)
+        guard.channel_for(wire, self._addr)
+        tokens = self._sources.tokens(wire)
+        port = self._choose_port(wire, tokens)
+        self._line = self._listen(wire, tokens, port)
+        return self
+
+    def _choose_port(self, wire: Wire, tokens: tuple[Token, ...]) -> int:
+        """A port of the endpoint's own, or a spare one where somebody listens to the peer, or old replies may come.
+
+        Raises:
+            TooManyPendingError: Sessions with this peer listen at all of them.
+        """
+        guard, soil = self._guard, self._guard.registry.soil
+        port = guard.some_port()
+        if guard.keeper is None or not soil.dirty:
+            return port
+        with contextlib.suppress(NoPortError):  # else old replies may come, as they do to a socket that is connected
+            port = guard.keeper.choose(wire, tokens)
+        if any(soil.is_occupied(token, port) for token in tokens):
+            raise TooManyPendingError(
+                f"a session with {peer_of(wire)} is open already, and there is no other port for one more: "
+                f"close it, or let the endpoint have more ports with Ports(spares=…)",
+                limit=1 + guard.registry.spares.limit,
+            )
+        return port
+
+    def _listen(self, wire: Wire, tokens: tuple[Token, ...], port: int) -> _Line:
+        guard, registry = self._guard, self._guard.registry
+        channel = guard.channel_at(port, wire)
+        line = _Line(guard, self._max_queue, wire, newest_goes=self._newest_goes)
+        line.fixes = self._sources.host
+        line.enter(wire, port)
+        line.listen(tokens, registry.book(None))
+        if guard.outbox.screened:
+            guard.screens.load(channel, tokens)
+            guard.screens.load_everywhere(tokens)
+        return line
+
+    def close(self) -> None:
+        """End it: nothing comes any more, and who waits in `receive` gets an `EndpointClosedError`."""
+        line = self._line
+        if line is None:
+            return
+        line.queue.clear()
+        line.end(EndpointClosedError(f"the session with {peer_of(line.wire)} was closed"))
+
+    def is_closing(self) -> bool:
+        """Whether it has ended."""
+        return self._line is not None and self._line.closed is not None
+
+    def _opened(self) -> _Line:
+        if self._line is None:
+            raise RuntimeError(
+                "the session is not open: write `async with endpoint.session(…) as session:`, "
+                "or `session = await endpoint.session(…)`"
+            )
+        return self._line
+
+    # ------------------------------------------------------------------------------------------- conversing
+
+    @property
+    def peer(self) -> Peer:
+        """Whom it is with; with `reply_from="host"`, who answered first, once somebody has.
+
+        Raises:
+            RuntimeError: The address is a name, and the session is not open yet.
+        """
+        if self._line is None and isinstance(self._where, bytes):
+            return peer_of(self._where)
+        return peer_of(self._opened().wire)
+
+    async def send(self, data: Buffer) -> None:
+        """Send a datagram to the peer; wait only while the socket takes none.
+
+        Args:
+            data: The payload; one of no bytes is a valid datagram.
+
+        Raises:
+            PeerUnreachableError: The operating system would not send it.
+            DatagramTooLargeError: It is more than UDP, or the path, carries.
+            EndpointClosedError: The session, or the endpoint, was closed.
+        """
+        line, guard = self._opened(), self._guard
+        payload = checked_data(data)
+        guard.check_loop()
+        if line.closed is not None:
+            raise EndpointClosedError(str(line.closed))
+        wire, entry = line.wire, line.entry
+        line.latest.append((wire, payload[:_QUOTED]))
+        guard.registry.note_asked(entry, guard.registry.source(wire), entry.slots())
+        await post(guard, guard.channel_at(entry.port, wire), wire, payload)
+        entry.sent_at = guard.clock()
+        line.attempts += 1
+
+    async def receive(self, *, timeout: float | None | Default = DEFAULT) -> bytes:
+        """Give the next datagram that the peer sent.
+
+        Args:
+            timeout: Seconds to wait for it; the client's unless given, None for no deadline.
+
+        Raises:
+            ReplyTimeoutError: None came in time; the message says why that may be. The session goes on.
+            PeerRefusedError: ICMP says that nothing listens at the peer. The session goes on; whether to end it is
+                the caller's affair.
+            EndpointClosedError: The session, or the endpoint, was closed.
+        """
+        line = self._opened()
+        self._check_loop(line)
+        seconds = self._context.settings.timeout if isinstance(timeout, Default) else checked_timeout(timeout)
+        return await line.get(
+            DEFAULT_TIMEOUT if seconds is None else seconds,
+            lambda waited: self._guard.timed_out(line.entry, 0.0, waited),
+        )
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Give the next datagram, however long it takes; end when the session was closed here."""
+        line = self._opened()
+        try:
+            return await self.receive(timeout=None)
+        except EndpointClosedError:
+            if line.entry.ended and not self._guard.closed:
+                raise StopAsyncIteration from None
+            raise
+
+    async def request(
+        self,
+        data: Payload,
+        *,
+        timeout: float | None | Default = DEFAULT,
+        retry: RetryPolicy | None | Default = DEFAULT,
+        accept: Accept | None = None,
+    ) -> bytes:
+        """Ask the peer, and give the answer's bytes, which `receive` doesn't give then.
+
+        It leaves from the session's port. Without a correlator the next datagram from the peer is the answer, unless
+        `accept` refuses it; requests go one after the other.
+
+        Arguments and errors are those of `Client.request`.
+        """
+        line, guard = self._opened(), self._guard
+        self._check_loop(line)
+        if line.closed is not None:
+            raise EndpointClosedError(str(line.closed))
+        check_hook("accept", accept)
+        entry = self._context.begin(
+            peer_of(line.wire),
+            data,
+            timeout,
+            (retry, "host" if line.fixes else "peer", self._fixing(line, accept) if line.fixes else accept),
+            plain=True,
+            port=line.entry.port,
+        )
+        try:
+            return await cast("asyncio.Future[bytes]", entry.future)
+        except BaseException:  # cancelled, or thrown into; a reply or a time-out has ended it already
+            guard.withdraw(entry)
+            raise
+
+    def _fixing(self, line: _Line, accept: Accept | None) -> Accept:
+        """What has the sender of the answer that it takes be the peer from then on."""
+
+        def judged(reply: Reply) -> bool | Decision:
+            decision = True if accept is None else accept(reply)
+            if decision in (True, Decision.ACCEPT) and line.fixes and not line.entry.ended:
+                line.wire = cast("Wire", parse(reply.peer, socket.if_nametoindex))
+                self._guard.registry.fix(line.entry, line.wire)
+            return decision
+
+        return judged
+
+    def _check_loop(self, line: _Line) -> None:
+        if line.closed is None:
+            self._guard.check_loop()
+
+    def statistics(self) -> SessionStatistics:
+        """What was counted until now; it can be asked for after closing, too."""
+        line = self._opened()
+        return SessionStatistics(line.attempts, line.received, line.dropped, len(line.queue), line.refused)
