@@ -23,10 +23,12 @@ from udpguard._errors import (
 )
 from udpguard._protocol import GuardProtocol
 from udpguard._session import Session, SessionStatistics
+from udpguard._sweep import Questions, Sweep
 from udpguard.core.address import Address, Peer, ReplyFrom
 from udpguard.core.correlation import Correlator, TransactionId
 from udpguard.core.icmp import IcmpMessage
 from udpguard.core.options import DEFAULT, Default, Limits
+from udpguard.core.outcome import Outcome, Progress
 from udpguard.core.ports import Ports
 from udpguard.core.retransmission import AdaptiveRetry, Retry, RetryPolicy
 from udpguard.core.source import Accept
@@ -56,12 +58,15 @@ __all__ = [
     "InvalidAddressError",
     "Limits",
     "NearMiss",
+    "Outcome",
     "Payload",
     "Peer",
     "PeerRefusedError",
     "PeerStatistics",
     "PeerUnreachableError",
     "Ports",
+    "Progress",
+    "Questions",
     "Reason",
     "Reply",
     "ReplyFrom",
@@ -71,6 +76,7 @@ __all__ = [
     "Session",
     "SessionStatistics",
     "Statistics",
+    "Sweep",
     "TooManyPendingError",
     "TransactionId",
     "UdpGuardError",

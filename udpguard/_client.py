@@ -20,6 +20,7 @@ from udpguard._protocol import literal
 from udpguard._resolve import Resolver
 from udpguard._sending import checked_data
 from udpguard._session import Session
+from udpguard._sweep import Questions, Sweep, new_sweep
 from udpguard.core.address import (
     Address,
     HostName,
@@ -299,6 +300,57 @@ class Client:
             repeats=repeats,
             interface=interface,
             ttl=ttl,
+        )
+
+    # ---------------------------------------------------------------------------------------- asking very many
+
+    def sweep(
+        self,
+        requests: Questions,
+        *,
+        in_flight: int = 1000,
+        rate: float | None = None,
+        timeout: float | None | Default = DEFAULT,
+        retry: RetryPolicy | None | Default = DEFAULT,
+        reply_from: ReplyFrom = "peer",
+        accept: Accept | None = None,
+    ) -> Sweep:
+        """Ask very many questions, and give what becomes of each as it comes.
+
+            async with endpoint.sweep(requests, timeout=1.0) as sweep:
+                async for outcome in sweep: ...
+
+        Args:
+            requests: What is asked: `(addr, data)` or `(addr, data, tag)`, from any iterable or asynchronous iterable,
+                of which no more is taken than can be asked. `addr` and `data` are those of `request`.
+            in_flight: How many are in flight at once at the most. As many more may wait for their turn with a peer, a
+                transaction id or a name, and as many outcomes for the caller.
+            rate: Datagrams a second, with those that are sent again, in bursts of at most a millisecond's worth; None:
+                as fast as it goes.
+            timeout: Seconds from when a question is first sent to its deadline; None: no deadline.
+            retry: When it is sent again, as in `request`.
+            reply_from: Where the reply may come from, as in `request`.
+            accept: Judges a reply that came from the right place, as in `request`.
+
+        Returns:
+            A `Sweep`, to be entered with `async with`, which withdraws what is still in flight at its end.
+
+        Raises:
+            TypeError: An argument is of the wrong kind; ValueError: it makes no sense.
+
+        A question that fails has its error in its `Outcome`. What the iterable itself raises, and a TypeError for an
+        item that is no such tuple, ends the `async for`, once all that was asked has its outcome. Where the endpoint is
+        closed, that raises `EndpointClosedError`.
+        """
+        return new_sweep(
+            self._context,
+            requests,
+            in_flight=in_flight,
+            rate=rate,
+            timeout=timeout,
+            retry=retry,
+            reply_from=reply_from,
+            accept=accept,
         )
 
     # --------------------------------------------------------------------------------- expecting and sending

@@ -97,11 +97,7 @@ class Context(NamedTuple):
         retry, reply_from, accept = rest
         loop = self.guard.check_loop()
         settings = self.settings.overridden(timeout, retry)
-        sources = _FROM_PEER if reply_from == "peer" else Sources(reply_from, socket.if_nametoindex)
-        if accept is not None:
-            check_hook("accept", accept)
-        elif sources.anywhere and self.correlator is None:
-            raise ValueError('reply_from="anywhere" takes anybody\'s word: pass accept=… or use a correlator')
+        sources = self.sources(reply_from, accept)
         exchange = Exchange(
             self.guard,
             self.correlator,
@@ -114,6 +110,20 @@ class Context(NamedTuple):
             port=port,
         )
         return exchange.begin(loop.create_future(), parse_all(addr), self.resolver, settings.timeout, plain=plain)
+
+    def sources(self, reply_from: ReplyFrom, accept: Accept | None) -> Sources:
+        """Where the answer to a request may come from, checked together with who judges it.
+
+        Raises:
+            ValueError: It may come from anywhere, and nothing else tells it.
+            TypeError: `accept` can't be called.
+        """
+        sources = _FROM_PEER if reply_from == "peer" else Sources(reply_from, socket.if_nametoindex)
+        if accept is not None:
+            check_hook("accept", accept)
+        elif sources.anywhere and self.correlator is None:
+            raise ValueError('reply_from="anywhere" takes anybody\'s word: pass accept=… or use a correlator')
+        return sources
 
     async def look_up(self, name: HostName) -> list[Wire]:
         """The addresses of a name that the endpoint has a socket for, at least one."""

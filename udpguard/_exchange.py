@@ -445,7 +445,7 @@ class Exchange(Details):
         used = [gate for target in self._targets for gate in target.kept]
         used += keep
         if self.attempts:
-            used.append(registry.room)
+            used += self._rooms()
         for gate in [gate for gate in self.held if gate not in used]:
             registry.leave(self, gate)
 
@@ -550,16 +550,20 @@ class Exchange(Details):
                     registry.leave(self, gate)
             raise
 
+    def _rooms(self) -> tuple[Gate[Entry], ...]:
+        """What it needs a place in, whomever it asks; taken in this order, and after its turn."""
+        return (self._guard.registry.room,)
+
     def _has_room(self) -> bool:
-        room = self._guard.registry.room
-        if room in self.held:
-            return True
-        if room.enter():
+        for room in self._rooms():
+            if room in self.held:
+                continue
+            if not room.enter():
+                self.waits_for = "room"
+                self._wait_at(room)
+                return False
             self.held.append(room)
-            return True
-        self.waits_for = "room"
-        self._wait_at(room)
-        return False
+        return True
 
     def _has_socket(self) -> bool:
         if self._guard.takes(self._entry):

@@ -39,6 +39,7 @@ from udpguard.core.address import (
     Wire,
     peer_of,
 )
+from udpguard.core.bulk import Bulk, SweptQuestion, tell
 from udpguard.core.correlation import Book, TransactionId, checked_transaction, sealed
 from udpguard.core.explain import TimeoutFacts, explain
 from udpguard.core.gate import Gate
@@ -144,6 +145,8 @@ class Guard:
         """The sockets that are still to be caught up with before anything expires."""
         self._behind_since = 0.0
         """When that began: all that came before is read in the end."""
+        self.sweeps: set[Bulk] = set()
+        """Those that go on."""
         self._foremost: Entry | None = None
         """Who waited for the sockets and has its turn now."""
         self._open = 0
@@ -348,6 +351,11 @@ class Guard:
             self.registry.wake(entry.more)
         self._pump()
 
+    def let_go_on(self, more: Details) -> None:
+        """Let what has no exchange of its own take its next step."""
+        self.registry.wake(more)
+        self._pump()
+
     # ------------------------------------------------------------------------------------------- the network
 
     def receive(self, batch: Batch, ages_of: Ages | None = None, port: int = 0) -> None:
@@ -380,15 +388,23 @@ class Guard:
     def _settle(self, settled: Sequence[Settled]) -> None:
         """Tell those who were answered, and whoever else is to be told or may go on now."""
         registry = self.registry
+        count = len(settled)
+        if self.sweeps:
+            settled = tell(settled)
         for entry, data, wire, rtt, attempts in settled:
             future = cast("asyncio.Future[object]", entry.future)
             if not future.done():
                 future.set_result(data if entry.plain else Reply(data, peer_of(wire), rtt, attempts))
         if registry.delivered:
             self._deliver()
-        if len(settled) > 1:
+        if count > 1:
             # Each may ask again in this turn: by then, and before the socket is read again, all have.
             self.outbox.expect_more()
+        self._settle_others()
+
+    def _settle_others(self) -> None:
+        """Tell whoever is to be told besides, and let those go on who may."""
+        registry = self.registry
         if registry.suspected:
             self._raise_suspicion()
         try:
@@ -593,6 +609,9 @@ class Guard:
                 error.__cause__ = cause
                 with contextlib.suppress(RuntimeError):  # a closed loop takes no calls: nobody is left to tell
                     settle_error(entry, error)
+            for bulk in list(self.sweeps):
+                with contextlib.suppress(RuntimeError):
+                    bulk.endpoint_closed(cause)
         finally:
             if self.keeper is not None:
                 self.keeper.close()
@@ -646,6 +665,9 @@ def refusal_of(error: NetworkError) -> PeerRefusedError:
 
 def settle_error(entry: Entry, error: BaseException) -> None:
     """Hand an error to its caller, unless the caller has gone."""
+    if isinstance(entry, SweptQuestion):
+        cast("Bulk", entry.future).fail(entry, error)
+        return
     future = cast("asyncio.Future[object]", entry.future)
     if future.done():
         return

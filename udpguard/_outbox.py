@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, cast
 
 from typing_extensions import override
@@ -20,6 +21,7 @@ from udpguard._platform.routing import Routing
 from udpguard._sending import sending_error
 from udpguard._transport import Channel, Posted
 from udpguard.core.address import Wire
+from udpguard.core.bulk import SweptQuestion
 from udpguard.core.source import Details, Entry
 
 if TYPE_CHECKING:
@@ -84,6 +86,19 @@ class Outbox:
             self._filled.append(channel)
             self.expect_more()
 
+    def fill_up(self, channels: Iterable[Channel | None]) -> None:
+        """Take note of channels for which several questions may have been posted together."""
+        many = False
+        for channel in channels:
+            if channel is None or not (posted := len(channel.posted.datas)):
+                continue
+            many |= posted >= _TOGETHER
+            if channel not in self._filled:
+                self._filled.append(channel)
+                self.expect_more()
+        if many:
+            self._flush()
+
     def transmit(self, channel: Channel, data: bytes, wire: Wire, routing: Routing | None = None) -> bool:
         """Send a datagram now, behind those that were posted before; see `Channel.transmit`."""
         if self._filled:
@@ -126,7 +141,10 @@ class Outbox:
             posted = self._without_given_up(posted)
         for entry in posted.entries:
             entry.sent_at = now
-            if entry.ended or cast("asyncio.Future[object]", entry.future).done():
+            # What belongs to a sweep is withdrawn at once, if it is.
+            if entry.ended or (
+                type(entry) is not SweptQuestion and cast("asyncio.Future[object]", entry.future).done()
+            ):
                 posted = self._without_given_up(posted)
                 break
         self._send_each(channel, posted.datas, posted.wires, posted.entries)
@@ -204,7 +222,8 @@ class Held(Details):
         self._wire = wire
         self._entry = entry
         self._original = None if entry.assigned is None else entry.assigned.original
-        guard.registry.extend(entry, self)
+        if entry.more is None:
+            guard.registry.extend(entry, self)
 
     def wait(self) -> None:
         """Wait until the socket takes it, behind those who wait already."""

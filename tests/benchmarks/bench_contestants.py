@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, cast
 
 import bench_clients
+import bench_sweep
 from bench_clients import Opener
+from bench_sweep import Sweeper
 
 Loop = Literal["asyncio", "uvloop"]
 
@@ -24,6 +26,7 @@ class Contestant:
         title: What tables and plots call it.
         loop: The event loop it runs on; None: on none.
         opens: Opens its client; None: it is no client that awaits.
+        sweeps: Does all of the work by itself; None: it is asked one thing at a time.
         needs: The modules that must be installed.
         environment: Variables it is started with.
     """
@@ -32,6 +35,7 @@ class Contestant:
     title: str
     loop: Loop | None = "asyncio"
     opens: Opener | None = None
+    sweeps: Sweeper | None = None
     needs: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -61,6 +65,9 @@ def _udpguards() -> list[Contestant]:
             name = "-".join(filter(None, ("udpguard", loop if loop == "uvloop" else "", kind)))
             title = f"udpguard on {loop}, {kind or 'keyless'}"
             found.append(Contestant(name, title, loop, opens))
+        for kind, sweeps in bench_sweep.KINDS.items():
+            name = "-".join(filter(None, ("sweep", loop if loop == "uvloop" else "", kind)))
+            found.append(Contestant(name, f"udpguard's sweep on {loop}, {kind or 'keyless'}", loop, sweeps=sweeps))
     return found
 
 

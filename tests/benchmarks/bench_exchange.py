@@ -12,6 +12,7 @@ import bench_blocking
 from bench_clients import Opener
 from bench_contestants import BLOCKING, CONTESTANTS, LIMIT, REFERENCES, Contestant, loop_factory, named
 from bench_part import Bench
+from bench_sweep import Sweeper
 from bench_tables import Run, aligned, cpu, is_clean, median, ratio, shown, throughput, trouble
 from bench_work import TIMEOUT, Figures, Plan, work
 from bench_workshop import ChildFailedError, Workshop, python_child
@@ -53,9 +54,15 @@ def child(name: str, **values: Any) -> dict[str, Any]:
     plan = Plan(**values)
     if contestant is BLOCKING:
         return dataclasses.asdict(bench_blocking.work(plan))
-    assert contestant.opens is not None
     with asyncio.Runner(loop_factory=loop_factory(contestant)) as runner:
+        if contestant.sweeps is not None:
+            return dataclasses.asdict(runner.run(_sweep(contestant.sweeps, plan)))
+        assert contestant.opens is not None
         return dataclasses.asdict(runner.run(_open_and_work(contestant.opens, plan)))
+
+
+async def _sweep(sweeps: Sweeper, plan: Plan) -> Figures:
+    return await sweeps(plan)
 
 
 async def _open_and_work(opens: Opener, plan: Plan) -> Figures:

@@ -402,6 +402,11 @@ class Sources:
         self.anywhere: bool = ANYWHERE in fixed
         self._fixed = tuple(fixed)
 
+    @property
+    def is_peer(self) -> bool:
+        """Whether that is who is asked, and nobody else."""
+        return self.peer and not self.host and not self._fixed
+
     def tokens(self, wire: Wire) -> tuple[Token, ...]:
         """The tokens of the replies to what is sent to this peer."""
         own: tuple[Token, ...] = ()

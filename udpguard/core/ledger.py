@@ -377,6 +377,10 @@ class Ledger:
         more.held.remove(gate)
         self._leave(gate)
 
+    def give_back(self, gate: Gate[Entry]) -> None:
+        """Give back a place that no exchange with extras had."""
+        self._leave(gate)
+
     def _leave(self, gate: Gate[Entry]) -> None:
         successor = gate.leave()
         if successor is not None and successor.more is not None:

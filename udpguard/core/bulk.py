@@ -1,0 +1,273 @@
+"""Very many plain questions at once: the registry's part of a sweep.
+
+This is a room of the hot path. `ask_many` does what `Registry.ask` and `_asking.Asker.ask` do, for as many items as
+leave together, in one loop with all the calls written out. What is not plain, or is in the way of an item, is left to
+the long way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from typing import Final, NamedTuple, cast
+
+from udpguard.core.address import IPV4_WIRE, Wire, known_wire, known_wires, peer_of
+from udpguard.core.correlation import Book, Correlator, Slot, TransactionId
+from udpguard.core.gate import Gate
+from udpguard.core.judge import Settled
+from udpguard.core.outcome import Outcome
+from udpguard.core.registry import Registry
+from udpguard.core.source import Assigned, Details, Entry, PortedQuestion
+from udpguard.core.verdict import Reply
+
+_FITS_EVERYWHERE: Final = 65_507
+_NEVER: Final = math.inf
+_new = object.__new__
+# A NamedTuple's own constructor takes twice as long.
+_new_tuple = tuple.__new__
+
+
+class Bulk(Details):
+    """What the registry and the guard know of a sweep.
+
+    Args:
+        correlator: Of the client that asks, or None.
+        book: The book of its keys.
+        timeout: Seconds in which a plain question is answered, unless it is sent again; infinite for no deadline.
+        places: How many may be in flight at once.
+    """
+
+    __slots__ = ("book", "correlator", "gate", "outcomes", "seconds")
+
+    def __init__(self, correlator: Correlator | None, book: Book, timeout: float, places: int) -> None:
+        super().__init__(asks=True)
+        self.correlator: Correlator | None = correlator
+        self.book: Book = book
+        self.seconds: float = timeout
+        self.gate: Gate[Entry] = Gate(places)
+        """Each question in flight has a place here."""
+        self.outcomes: deque[Outcome] = deque()
+        """What was not read yet."""
+
+    def done(self) -> bool:
+        """Whether a question's caller has gone: never, since the sweep withdraws its questions itself."""
+        return False
+
+    def note_answered(self, count: int) -> None:
+        """Take note that so many of its plain questions have an outcome now."""
+
+    def fail(self, question: SweptQuestion, error: BaseException) -> None:
+        """Take note of why a plain question has no answer."""
+
+    def endpoint_closed(self, cause: BaseException | None) -> None:
+        """Take note that nothing can be asked any more."""
+
+
+class SweptQuestion(PortedQuestion):
+    """A question of a sweep; its `future` is the sweep's `Bulk`."""
+
+    __slots__ = ("addr", "tag")
+
+    plain: bool = False
+    addr: object
+    """Whom it is for, as the caller wrote it."""
+    tag: object
+
+
+class Outlet(NamedTuple):
+    """Where questions are put that leave through one socket at the end of the turn (`_transport.Posted`)."""
+
+    datas: list[bytes]
+    wires: list[Wire]
+    entries: list[Entry]
+
+
+def ask_many(
+    registry: Registry,
+    bulk: Bulk,
+    items: Sequence[object],
+    keys: Sequence[Hashable] | None,
+    now: float,
+    outlets: Callable[[Wire], tuple[int, Outlet] | None] | tuple[Outlet | None, Outlet | None],
+) -> tuple[list[SweptQuestion], list[object]]:
+    """Begin to ask what is plain, and put it where it leaves from; the caller sees to the rest of it.
+
+    Args:
+        registry: Where it is pending.
+        bulk: Whose items they are; there are places for all.
+        items: What the caller of the sweep gave.
+        keys: The key of each, where its correlator is foreign code.
+        now: When it begins.
+        outlets: Where questions to IPv4 and to IPv6 peers leave from; or, where there is a pool of ports, what picks a
+            port for a peer, and says where that is.
+
+    Returns:
+        The questions that are pending now, and the items that must go the long way: nothing has happened to those.
+    """
+    sources, pending, timetable = registry._sources, registry._pending, registry.timetable
+    fresh_ended, old_ended = registry._ended._new, registry._ended._old
+    shapes, soil, suspicion, rotates = registry._shapes, registry.soil, registry.suspicion, registry.rotates
+    book, correlator, timeout = bulk.book, bulk.correlator, bulk.seconds
+    number = book.number
+    wires_known = known_wires
+    assigns = False
+    begin = end = length = 0
+    if type(correlator) is TransactionId and keys is None:
+        begin, end, length, assigns = correlator.offset, correlator.end, correlator.length, correlator.assign
+    lane = timetable.lanes.get(timeout)
+    if lane and lane[-1].began > now:
+        lane = None
+    outlet4, outlet6 = outlets if isinstance(outlets, tuple) else (None, None)
+    asked: list[SweptQuestion] = []
+    rest: list[object] = []
+    room = registry.room.free
+    registry._latest = now
+    for at, item in enumerate(items):
+        if type(item) is not tuple:
+            if not isinstance(item, tuple):
+                rest.append(item)
+                continue
+            item = tuple(item)
+        tag = None
+        if len(item) == 2:
+            addr, data = item
+        elif len(item) == 3:
+            addr, data, tag = item
+        else:
+            rest.append(item)
+            continue
+        try:
+            wire = wires_known.get(addr)
+        except TypeError:  # something that can't be hashed
+            rest.append(item)
+            continue
+        if wire is None or type(addr[1]) is not int:  # True, and 53.0, equal integers
+            wire = known_wire(addr)
+        if wire is None or type(data) is not bytes or len(data) > _FITS_EVERYWHERE or room <= 0:
+            rest.append(item)
+            continue
+        port = 0
+        outlet = outlet4 if len(wire) == IPV4_WIRE else outlet6
+        if not isinstance(outlets, tuple):
+            chosen = outlets(wire)
+            if chosen is not None:
+                port, outlet = chosen
+        if outlet is None:
+            rest.append(item)
+            continue
+        source = sources.get(wire) or registry._make_source(wire)
+        source.used = now
+        question = _new(SweptQuestion)
+        question.assigned = None
+        question.own_slot = None
+        if keys is not None:
+            key: Hashable = keys[at]
+        else:
+            key = data[begin:end] if end and len(data) >= end else None
+        leaves = data
+        if key is None:
+            if not source.free or rotates or (soil.dirty and not registry.may_use(port, (wire,), wire, now)):
+                rest.append(item)
+                continue
+            source.free = 0
+            if number:
+                question.own_slot = (wire, number, None)
+            if source.keyless is None:
+                source.keyless = question
+            else:
+                source.add_keyless(question)
+        elif assigns:
+            pools = source.pools
+            pool = (None if pools is None else pools.get(number)) or registry.pool(wire, book)
+            if pool.gate.free <= 0:
+                rest.append(item)
+                continue
+            drawn = registry._pot[registry._pot_at : registry._pot_at + length]
+            if len(drawn) == length:
+                registry._pot_at += length
+            else:
+                drawn = registry._random(length)
+            slot: Slot = (wire, number, drawn)
+            if (
+                pool.queue is not None
+                or slot in fresh_ended
+                or slot in old_ended
+                or shapes.any
+                or pending.setdefault(slot, question) is not question
+            ):
+                picked = registry.assign(pool, (wire,), now, wire)
+                if picked is None:
+                    rest.append(item)
+                    continue
+                slot, drawn = picked, cast("bytes", picked[2])
+                pending[slot] = question
+            pool.gate.free -= 1
+            question.own_slot = slot
+            question.assigned = _new_tuple(Assigned, (pool, key))
+            leaves = data[:begin] + drawn + data[end:] if begin else drawn + data[end:]
+        else:
+            own = (wire, number, key)
+            if shapes.any or pending.setdefault(own, question) is not question:
+                rest.append(item)
+                continue
+            question.own_slot = own
+        question.future = bulk
+        question.addr = addr
+        question.data = data
+        question.tag = tag
+        question.began = now
+        question.timeout = timeout
+        question.more = None
+        question.ended = False
+        question.source = source
+        question.sent_at = now
+        question.port = port
+        room -= 1
+        source.sent += 1
+        # Those of each book are counted where there is more than one.
+        if not number or (len(source.books) == 1 and source.books[0] is book):
+            source.live += 1
+        else:
+            source.add_live(book)
+        if suspicion is not None and key is not None:
+            suspicion.watch(question, (wire,))
+        if lane is not None:
+            lane.append(question)
+        elif timeout != _NEVER:
+            timetable.add(question)
+            lane = timetable.lanes.get(timeout)
+            if lane and lane[-1] is not question:
+                lane = None
+        asked.append(question)
+        datas, wires, entries = outlet
+        datas.append(leaves)
+        wires.append(wire)
+        entries.append(question)
+    registry.room.free -= len(asked)
+    registry._listening += len(asked)
+    return asked, rest
+
+
+def tell(settled: Sequence[Settled]) -> Sequence[Settled]:
+    """Give sweeps the answers to their plain questions; what else was settled."""
+    others: list[Settled] = []
+    bulk: Bulk | None = None
+    count = 0
+    for one in settled:
+        entry, data, wire, rtt, attempts = one
+        if type(entry) is not SweptQuestion:
+            others.append(one)
+            continue
+        if entry.future is not bulk:
+            if bulk is not None:
+                bulk.note_answered(count)
+            bulk = cast("Bulk", entry.future)
+            count = 0
+            append = bulk.outcomes.append
+        count += 1
+        reply = _new_tuple(Reply, (data, peer_of(wire), rtt, attempts))
+        append(_new_tuple(Outcome, (entry.addr, entry.data, entry.tag, reply, None)))
+    if bulk is not None:
+        bulk.note_answered(count)
+    return others
