@@ -39,7 +39,6 @@ from udpguard.core.address import (
     Wire,
     peer_of,
 )
-from udpguard.core.bulk import Bulk, SweptQuestion, tell
 from udpguard.core.correlation import Book, TransactionId, checked_transaction, sealed
 from udpguard.core.explain import TimeoutFacts, explain
 from udpguard.core.gate import Gate
@@ -48,8 +47,9 @@ from udpguard.core.judge import Settled
 from udpguard.core.options import KernelFilter, Limits, check_hook
 from udpguard.core.ports import Ports
 from udpguard.core.registry import Batch, Registry
-from udpguard.core.source import Accept, Details, Entry, LongEntry
+from udpguard.core.source import Accept, Details, Entry, LongEntry, SweptQuestion
 from udpguard.core.statistics import Statistics
+from udpguard.core.swept import Bulk
 from udpguard.core.verdict import Reason, Reply, Unexpected
 
 if TYPE_CHECKING:
@@ -387,23 +387,24 @@ class Guard:
 
     def _settle(self, settled: Sequence[Settled]) -> None:
         """Tell those who were answered, and whoever else is to be told or may go on now."""
-        registry = self.registry
-        count = len(settled)
-        if self.sweeps:
-            settled = tell(settled)
+        if self.registry.swept:
+            self._tell_sweeps()
         for entry, data, wire, rtt, attempts in settled:
+            if entry.is_swept:  # and was not answered by the shortest way
+                answer_swept(entry, Reply(data, peer_of(wire), rtt, attempts))
+                continue
             future = cast("asyncio.Future[object]", entry.future)
             if not future.done():
                 future.set_result(data if entry.plain else Reply(data, peer_of(wire), rtt, attempts))
-        if registry.delivered:
+        if self.registry.delivered:
             self._deliver()
-        if count > 1:
+        if len(settled) > 1:
             # Each may ask again in this turn: by then, and before the socket is read again, all have.
             self.outbox.expect_more()
-        self._settle_others()
+        self._follow_up()
 
-    def _settle_others(self) -> None:
-        """Tell whoever is to be told besides, and let those go on who may."""
+    def _follow_up(self) -> None:
+        """Tell whoever else is to be told, and let those go on who may."""
         registry = self.registry
         if registry.suspected:
             self._raise_suspicion()
@@ -420,6 +421,12 @@ class Guard:
         delivered, self.registry.delivered = self.registry.delivered, []
         for lasting, data, wire, rtt, attempts in delivered:
             lasting.take(data, wire, rtt, attempts)
+
+    def _tell_sweeps(self) -> None:
+        """Tell sweeps that plain questions of theirs were answered."""
+        swept, self.registry.swept = self.registry.swept, []
+        for bulk, answered in swept:
+            bulk.note_answered(answered)
 
     def _raise_interrupt(self) -> None:
         """Raise what ends programs, if foreign code that was called meanwhile did."""
@@ -661,6 +668,12 @@ def refusal_of(error: NetworkError) -> PeerRefusedError:
         f"is the server up, and is this its address and port?",
         peer=peer,
     )
+
+
+def answer_swept(entry: Entry, reply: Reply) -> None:
+    """Hand an answer to the sweep whose plain question it answers."""
+    assert isinstance(entry, SweptQuestion)
+    cast("Bulk", entry.future).answer(entry, reply)
 
 
 def settle_error(entry: Entry, error: BaseException) -> None:

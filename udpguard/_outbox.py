@@ -21,8 +21,7 @@ from udpguard._platform.routing import Routing
 from udpguard._sending import sending_error
 from udpguard._transport import Channel, Posted
 from udpguard.core.address import Wire
-from udpguard.core.bulk import SweptQuestion
-from udpguard.core.source import Details, Entry
+from udpguard.core.source import Details, Entry, SweptQuestion
 
 if TYPE_CHECKING:
     from udpguard._guard import Guard
@@ -221,7 +220,7 @@ class Held(Details):
         self._data = data
         self._wire = wire
         self._entry = entry
-        self._original = None if entry.assigned is None else entry.assigned.original
+        self._original = None if entry.assigned is None else entry.assigned[1]
         if entry.more is None:
             guard.registry.extend(entry, self)
 

@@ -29,7 +29,7 @@ from udpguard._context import Addresses, Context, Payload, Settings, checked_pay
 from udpguard._errors import EndpointClosedError
 from udpguard._swept import Again, SweptExchange, Ticket
 from udpguard.core.address import IPV4_WIRE, ReplyFrom, Sources, Wire, is_tuple
-from udpguard.core.bulk import Bulk, Outlet, SweptQuestion, ask_many
+from udpguard.core.bulk import Outlet, ask_many
 from udpguard.core.correlation import TransactionId, request_key
 from udpguard.core.explain import shown
 from udpguard.core.gate import Gate
@@ -37,7 +37,8 @@ from udpguard.core.options import Default, check_limit
 from udpguard.core.outcome import Outcome, Progress
 from udpguard.core.pace import Pace
 from udpguard.core.retransmission import Retry, RetryPolicy, drawn
-from udpguard.core.source import Accept, Entry, Source, assigned_id
+from udpguard.core.source import Accept, Entry, Source, SweptQuestion, assigned_id
+from udpguard.core.swept import Bulk
 from udpguard.core.verdict import Reply
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Sweep:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._outcomes = engine.outcomes
 
     async def __aenter__(self) -> Self:
         self._engine.begin()
@@ -79,8 +81,7 @@ class Sweep:
         return self
 
     async def __anext__(self) -> Outcome:
-        engine = self._engine
-        outcomes = engine.outcomes
+        engine, outcomes = self._engine, self._outcomes
         if not outcomes:
             await engine.wait_for_outcome()
         if engine.throttled and len(outcomes) <= engine.low:
@@ -423,8 +424,7 @@ class Engine(Bulk):
         assert source is not None
         items: list[object] = []
         try:
-            for item in islice(source, most):
-                items.append(item)  # noqa: PERF402 (what was taken before an error stays)
+            items.extend(islice(source, most))  # what was taken before an error stays
         except BaseException as error:
             self._give_up(error)
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
@@ -713,6 +713,11 @@ class Engine(Bulk):
     def note_answered(self, count: int) -> None:
         self._finished += count
         self._give_back(count)
+
+    @override
+    def answer(self, question: SweptQuestion, reply: Reply) -> None:
+        self._note(question.addr, question.data, question.tag, reply, None)
+        self._give_back(1)
 
     @override
     def fail(self, question: SweptQuestion, error: BaseException) -> None:

@@ -11,9 +11,8 @@ from typing_extensions import override
 from udpguard._exchange import Data, Exchange, Target
 from udpguard._outbox import Held
 from udpguard.core.address import Sources, Wire
-from udpguard.core.bulk import SweptQuestion
 from udpguard.core.gate import Gate
-from udpguard.core.source import Accept, Details, Entry, Sent
+from udpguard.core.source import Accept, Details, Entry, Sent, SweptQuestion
 from udpguard.core.verdict import Reply
 
 if TYPE_CHECKING:

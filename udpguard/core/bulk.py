@@ -8,71 +8,18 @@ the long way.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from typing import Final, NamedTuple, cast
 
-from udpguard.core.address import IPV4_WIRE, Wire, known_wire, known_wires, peer_of
-from udpguard.core.correlation import Book, Correlator, Slot, TransactionId
-from udpguard.core.gate import Gate
-from udpguard.core.judge import Settled
-from udpguard.core.outcome import Outcome
+from udpguard.core.address import IPV4_WIRE, Wire, known_wire, known_wires
+from udpguard.core.correlation import Slot, TransactionId
 from udpguard.core.registry import Registry
-from udpguard.core.source import Assigned, Details, Entry, PortedQuestion
-from udpguard.core.verdict import Reply
+from udpguard.core.source import Entry, SweptQuestion
+from udpguard.core.swept import Bulk
 
 _FITS_EVERYWHERE: Final = 65_507
 _NEVER: Final = math.inf
 _new = object.__new__
-# A NamedTuple's own constructor takes twice as long.
-_new_tuple = tuple.__new__
-
-
-class Bulk(Details):
-    """What the registry and the guard know of a sweep.
-
-    Args:
-        correlator: Of the client that asks, or None.
-        book: The book of its keys.
-        timeout: Seconds in which a plain question is answered, unless it is sent again; infinite for no deadline.
-        places: How many may be in flight at once.
-    """
-
-    __slots__ = ("book", "correlator", "gate", "outcomes", "seconds")
-
-    def __init__(self, correlator: Correlator | None, book: Book, timeout: float, places: int) -> None:
-        super().__init__(asks=True)
-        self.correlator: Correlator | None = correlator
-        self.book: Book = book
-        self.seconds: float = timeout
-        self.gate: Gate[Entry] = Gate(places)
-        """Each question in flight has a place here."""
-        self.outcomes: deque[Outcome] = deque()
-        """What was not read yet."""
-
-    def done(self) -> bool:
-        """Whether a question's caller has gone: never, since the sweep withdraws its questions itself."""
-        return False
-
-    def note_answered(self, count: int) -> None:
-        """Take note that so many of its plain questions have an outcome now."""
-
-    def fail(self, question: SweptQuestion, error: BaseException) -> None:
-        """Take note of why a plain question has no answer."""
-
-    def endpoint_closed(self, cause: BaseException | None) -> None:
-        """Take note that nothing can be asked any more."""
-
-
-class SweptQuestion(PortedQuestion):
-    """A question of a sweep; its `future` is the sweep's `Bulk`."""
-
-    __slots__ = ("addr", "tag")
-
-    plain: bool = False
-    addr: object
-    """Whom it is for, as the caller wrote it."""
-    tag: object
 
 
 class Outlet(NamedTuple):
@@ -123,7 +70,9 @@ def ask_many(
     rest: list[object] = []
     room = registry.room.free
     registry._latest = now
-    for at, item in enumerate(items):
+    given = None if keys is None else iter(keys)
+    for item in items:
+        key: Hashable = None if given is None else next(given)
         if type(item) is not tuple:
             if not isinstance(item, tuple):
                 rest.append(item)
@@ -161,10 +110,8 @@ def ask_many(
         question = _new(SweptQuestion)
         question.assigned = None
         question.own_slot = None
-        if keys is not None:
-            key: Hashable = keys[at]
-        else:
-            key = data[begin:end] if end and len(data) >= end else None
+        if end and len(data) >= end:
+            key = data[begin:end]
         leaves = data
         if key is None:
             if not source.free or rotates or (soil.dirty and not registry.may_use(port, (wire,), wire, now)):
@@ -204,7 +151,7 @@ def ask_many(
                 pending[slot] = question
             pool.gate.free -= 1
             question.own_slot = slot
-            question.assigned = _new_tuple(Assigned, (pool, key))
+            question.assigned = (pool, data[begin:end])
             leaves = data[:begin] + drawn + data[end:] if begin else drawn + data[end:]
         else:
             own = (wire, number, key)
@@ -247,27 +194,3 @@ def ask_many(
     registry.room.free -= len(asked)
     registry._listening += len(asked)
     return asked, rest
-
-
-def tell(settled: Sequence[Settled]) -> Sequence[Settled]:
-    """Give sweeps the answers to their plain questions; what else was settled."""
-    others: list[Settled] = []
-    bulk: Bulk | None = None
-    count = 0
-    for one in settled:
-        entry, data, wire, rtt, attempts = one
-        if type(entry) is not SweptQuestion:
-            others.append(one)
-            continue
-        if entry.future is not bulk:
-            if bulk is not None:
-                bulk.note_answered(count)
-            bulk = cast("Bulk", entry.future)
-            count = 0
-            append = bulk.outcomes.append
-        count += 1
-        reply = _new_tuple(Reply, (data, peer_of(wire), rtt, attempts))
-        append(_new_tuple(Outcome, (entry.addr, entry.data, entry.tag, reply, None)))
-    if bulk is not None:
-        bulk.note_answered(count)
-    return others

@@ -103,7 +103,8 @@ class Judge(Ledger):
                 if now >= entry.sent_at:  # else it came before the question left, or so it seems
                     entry.source.sample(rtt)
         if entry.assigned is not None:
-            data = entry.assigned.pool.correlator.restored(data, entry.assigned.original)
+            pool, original = entry.assigned
+            data = pool.correlator.restored(data, original)
         self.end(entry, (Reason.DUPLICATE, now))
         offer.settled.append((entry, data, offer.wire, rtt, 0 if rtt is None else 1))
 

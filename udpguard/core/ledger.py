@@ -32,6 +32,7 @@ from udpguard.core.shapes import Shapes, is_wide
 from udpguard.core.source import AssignedQuestion, Details, Entry, Lasting, LongEntry, Sent, Source, source_of
 from udpguard.core.statistics import Counters, Statistics
 from udpguard.core.suspicion import Suspicion
+from udpguard.core.swept import Bulk
 from udpguard.core.timetable import Timetable
 from udpguard.core.verdict import Reason, Unexpected
 
@@ -67,6 +68,8 @@ class Ledger:
         """What came for those who go on listening, and is to be handed to them."""
         self.woken: deque[Details] = deque()
         """Those who waited and may go on."""
+        self.swept: list[tuple[Bulk, int]] = []
+        """The sweeps whose plain questions were answered, and how many."""
         self.strangers_left: int = 0
         """So many strangers more, and somebody asks whether they are a flood."""
         self.interrupt: BaseException | None = None
@@ -287,7 +290,7 @@ class Ledger:
             self._end_details(entry, entry.more)
             return
         if entry.assigned is not None:
-            self._leave(entry.assigned.pool.gate)
+            self._leave(entry.assigned[0].gate)
         elif entry.sent_at is not None and slots[0][2] is None:  # it asked, and so has its peer's turn
             assert entry.source is not None
             self._leave(entry.source)

@@ -172,7 +172,7 @@ class Timetable(Generic[D, S]):
 
     def _sweep(self) -> None:
         for timeout, lane in list(self.lanes.items()):
-            living = deque(item for item in lane if not item.ended)
+            living = deque([item for item in lane if not item.ended])
             if living:
                 self.lanes[timeout] = living
             else:
