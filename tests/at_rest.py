@@ -126,6 +126,8 @@ def _gates(guard: Guard) -> Iterator[str]:
 
 
 def _shell(guard: Guard) -> Iterator[str]:
+    yield from _there("sweeps", guard.sweeps)
+    yield from _there("answers that no sweep was told of", guard.registry.swept)
     yield from _there("sockets to catch up with", guard._behind)
     yield from _there("channels with posted questions", guard.outbox._filled)
     for channel in guard.channels:

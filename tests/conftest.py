@@ -35,7 +35,7 @@ def pytest_asyncio_loop_factories(
 
 
 # What runs in virtual time, or without any: the same on every loop and backend, and long.
-ONCE = ("cancellation", "clients", "fuzzing", "odds", "schedules", "simulation")
+ONCE = ("cancellation", "clients", "fuzzing", "odds", "schedules", "simulation", "sweeps")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -84,10 +84,11 @@ class Sweep:
         engine, outcomes = self._engine, self._outcomes
         if not outcomes:
             await engine.wait_for_outcome()
+        outcome = outcomes.popleft()
         if engine.throttled and len(outcomes) <= engine.low:
             engine.throttled = False
             engine.poke()
-        return outcomes.popleft()
+        return outcome
 
     @property
     def progress(self) -> Progress:
@@ -278,7 +279,8 @@ class Engine(Bulk):
 
     def _stop(self) -> None:
         self._ended = True
-        self._elapsed = self._guard.clock() - self._began
+        if math.isnan(self._elapsed):
+            self._elapsed = self._guard.clock() - self._began
         self._guard.sweeps.discard(self)
         self._guard.registry.timetable.drop_step(self)
         for handle in (self._poke, self._timer):
@@ -361,13 +363,18 @@ class Engine(Bulk):
         if self._firsts or self._again:
             self._send_again(now)
         self._ask_more(now)
-        if self.outcomes:
-            self._wake_caller()
-        elif self._is_complete():
+        if self._is_complete() and math.isnan(self._elapsed):
             self._elapsed = self._guard.clock() - self._began
+            self._wake_caller()
+        elif self.outcomes:
             self._wake_caller()
         if self._pace.is_limited:
             self._set_timer()
+
+    def _wake(self) -> None:
+        """Have a step when the guard has told everybody what happened."""
+        if not self._ended and not self._guard.closed:
+            self._guard.registry.wake(self)
 
     def _is_complete(self) -> bool:
         """Whether every item has its outcome, and there are no more."""
@@ -444,9 +451,7 @@ class Engine(Bulk):
 
     def _give_up(self, error: BaseException) -> None:
         """Take nothing more from the caller, and tell why when all that was taken has its outcome."""
-        if isinstance(error, (StopIteration, StopAsyncIteration)):
-            error = RuntimeError(f"{error!r} was raised").with_traceback(error.__traceback__)
-        self._error = self._error or error
+        self._error = self._error or _told(error)
         self._items = None
         if self._feeder is not None:
             self._feeder.cancel()
@@ -464,8 +469,8 @@ class Engine(Bulk):
         except BaseException as error:
             if self._ended or self._items is None:  # it was cancelled since there is no need for it any more
                 raise
-            self._error = self._error or error
-            if not isinstance(error, Exception):
+            self._error = self._error or _told(error)
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 raise
         finally:
             self._is_fed = True
@@ -495,7 +500,9 @@ class Engine(Bulk):
         outlets = picks or (_outlet(guard.channel4), _outlet(guard.channel6))
         asked, rest = ask_many(guard.registry, self, items, keys, now, outlets)
         if guard.closed:  # a foreign key compares as it likes
-            for question in asked:
+            self._asked += len(asked)
+            self.gate.free -= len(asked)
+            for question in [question for question in asked if not question.ended]:
                 guard.registry.end(question, None)
                 self.fail(question, EndpointClosedError("the endpoint was closed while this was pending"))
             return [*rest, *strange]
@@ -695,7 +702,7 @@ class Engine(Bulk):
         ticket.was_sent = True
         self._waiting -= 1
         self._asked += 1
-        self._guard.registry.wake(self)
+        self._wake()
 
     def note_sent_again(self) -> None:
         """Take note that a plain question was sent again."""
@@ -727,7 +734,7 @@ class Engine(Bulk):
     def _note(self, addr: object, data: object, tag: object, reply: Reply | None, error: BaseException | None) -> None:
         """Take one outcome."""
         self._finished += 1
-        self._guard.registry.wake(self)
+        self._wake()
         if error is not None:
             self._failed += 1
             if isinstance(error, EndpointClosedError) and self._guard.closed:
@@ -741,7 +748,7 @@ class Engine(Bulk):
     def _give_back(self, count: int) -> None:
         """Give places to those who wait for one, or to items to come."""
         registry = self._guard.registry
-        registry.wake(self)
+        self._wake()
         if not self.gate.has_queue:
             self.gate.free += count
             return
@@ -779,6 +786,15 @@ def _outlet(channel: Channel | None) -> Outlet | None:
         return None
     posted = channel.posted
     return Outlet(posted.datas, posted.wires, posted.entries)
+
+
+def _told(error: BaseException) -> BaseException:
+    """An error that can be raised out of an `async for` without being taken for something else."""
+    if isinstance(error, (StopIteration, StopAsyncIteration, asyncio.CancelledError)):
+        told = RuntimeError(f"{error!r} was raised")
+        told.__cause__ = error
+        return told
+    return error
 
 
 def checked_rate(rate: object) -> float | None:

@@ -35,8 +35,8 @@ class Pace:
         """How many may leave now."""
         if not self._interval:
             return self.burst
-        early = now + self._tolerance - self._foreseen
-        return min(int(early / self._interval) + 1, self.burst) if early >= 0 else 0
+        early = min(now - self._foreseen, 0.0) + self._tolerance
+        return int(early / self._interval) + 1 if early >= 0 else 0
 
     def take(self, count: int, now: float) -> None:
         """Take note that so many leave now."""
