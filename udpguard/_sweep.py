@@ -255,7 +255,7 @@ class Engine(Bulk):
         self._is_left = True
         feeder = self._feeder
         if feeder is not None:
-            feeder.cancel()
+            self._stop_feeding()
             await asyncio.wait([feeder])
             if not feeder.cancelled():
                 feeder.result()
@@ -282,7 +282,10 @@ class Engine(Bulk):
         if math.isnan(self._elapsed):
             self._elapsed = self._guard.clock() - self._began
         self._guard.sweeps.discard(self)
-        self._guard.registry.timetable.drop_step(self)
+        if self._guard.closed:  # the timetable is empty
+            self.step_at = math.inf
+        else:
+            self._guard.registry.timetable.drop_step(self)
         for handle in (self._poke, self._timer):
             if handle is not None:
                 handle.cancel()
@@ -294,8 +297,7 @@ class Engine(Bulk):
         if self._items is not None:
             self._items = None
             self._cut(cause)
-        if self._feeder is not None:
-            self._feeder.cancel()
+        self._stop_feeding()
         self._stop()
 
     def _cut(self, cause: BaseException | None) -> None:
@@ -453,7 +455,12 @@ class Engine(Bulk):
         """Take nothing more from the caller, and tell why when all that was taken has its outcome."""
         self._error = self._error or _told(error)
         self._items = None
-        if self._feeder is not None:
+        self._stop_feeding()
+
+    def _stop_feeding(self) -> None:
+        """Take nothing more from an asynchronous iterable; only once, lest its own cleaning up be cancelled."""
+        if self._feeder is not None and not self._is_fed:
+            self._is_fed = True
             self._feeder.cancel()
 
     async def _feed(self, requests: AsyncIterable[object], buffer: deque[object]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -236,7 +236,7 @@ async def holds_turns(stage: Stage) -> None:
 async def holds_ids(stage: Stage) -> None:
     """Of the ids that are assigned for its peer all but one are in use, and that one is another's."""
     registry = stage.guard.registry
-    gate = registry.pool(registry.source(b"\x00\x07\xc0\x00\x02\x01").token, stage.endpoint._book).gate
+    gate = registry.pool(registry.source(b"\x00\x07\xc0\x00\x02\x01").token, stage.endpoint._context.book).gate
     gate.free -= 255
     stage.finally_.append(lambda: [gate.leave() for _ in range(255)])
     stage.other(stage.endpoint.request((A, ECHO), b"\x12 holds it"), b"\x12 holds it")
@@ -450,6 +450,114 @@ EXPECTING = [
     Scenario("GuardProtocol, keyed", lambda stage: guards(stage, DATA[:2], correlate=IDS), DATA, None),
 ]  # fmt: skip
 
-SCENARIOS = [*OPENING, *SHORT, *LONG, *IN_THE_WAY, *NAMES, *EXPECTING]
+# ---------------------------------------------------------------------------------------------------------- sweeping
+
+
+class Items:
+    """What a sweep asks, and whether what gives it was closed in the end."""
+
+    def __init__(self, stage: Stage, *items: Any, pause: float | None = None) -> None:
+        self._items = items
+        self._pause = pause
+        self._open = 0
+        stage.finally_.append(lambda: stage.found.append("an iterator stayed open") if self._open else None)
+
+    def __iter__(self) -> Iterator[Any]:
+        self._open += 1
+        try:
+            yield from self._items
+        finally:
+            self._open -= 1
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        self._open += 1
+        try:
+            for item in self._items:
+                await asyncio.sleep(self._pause or 0.0)
+                yield item
+        finally:
+            self._open -= 1
+            await asyncio.sleep(0)
+
+
+def sweep(
+    *items: Any, pause: float | None = None, stop: int = 1_000, **more: Any
+) -> Callable[[Stage], Coroutine[Any, Any, Any]]:
+    """Sweeps items, and gives how many were answered, right, and how many were not."""
+
+    async def sweeps(stage: Stage) -> tuple[int, int]:
+        given = Items(stage, *items, pause=pause)
+        right = failed = 0
+        # An endpoint is closed for all who read, so the error that says so is the victim's.
+        async with stage.endpoint.sweep(given if pause is not None else iter(given), **more) as outcomes:
+            async for _, data, _, reply, error in outcomes:
+                if isinstance(error, udpguard.EndpointClosedError):
+                    raise error
+                right += reply is not None and reply.data == data
+                failed += error is not None
+                if right + failed >= stop:
+                    break
+        return right, failed
+
+    return sweeps
+
+
+def questions(count: int, *addresses: Any) -> list[Any]:
+    return [(addresses[number % len(addresses)], bytes([number, number]) + b" swept") for number in range(count)]
+
+
+def reads_elsewhere(items: list[Any], **more: Any) -> Callable[[Stage], Coroutine[Any, Any, Any]]:
+    """Two tasks read one sweep."""
+
+    async def reads(sweep: udpguard.Sweep) -> int:
+        return len([outcome async for outcome in sweep if outcome.reply is not None])
+
+    async def sweeps(stage: Stage) -> tuple[int, int]:
+        given = Items(stage, *items)
+        async with stage.endpoint.sweep(iter(given), **more) as outcomes, asyncio.TaskGroup() as group:
+            tasks = [group.create_task(reads(outcomes)) for _ in range(2)]
+        return sum(task.result() for task in tasks), 0
+
+    return sweeps
+
+
+ABC = [(A, ECHO), (B, ECHO), (C, ECHO)]
+SWEEPING = [
+    asking("sweep", sweep(*questions(6, *ABC)), (6, 0)),
+    asking("sweep, one in flight", sweep(*questions(4, *ABC), in_flight=1), (4, 0)),
+    asking("sweep, a queue for a turn", sweep(*questions(5, (B, ECHO)), in_flight=3), (5, 0)),
+    asking("sweep, assigned", sweep(*questions(6, *ABC)), (6, 0), opening={"correlate": ASSIGNED}),
+    asking("sweep, assigned, from a pool", sweep(*questions(6, *ABC)), (6, 0),
+           opening={"correlate": ASSIGNED, "ports": Ports(pool=4)}),
+    asking("sweep, keyed", sweep(*questions(6, (A, ECHO))), (6, 0), opening={"correlate": IDS}),
+    asking("sweep, a key of one's own", sweep(*questions(6, (A, ECHO))), (6, 0), opening={"correlate": Word()}),
+    asking("sweep, fed later", sweep(*questions(6, *ABC), pause=0.01, in_flight=2), (6, 0)),
+    asking("sweep, fed at once", sweep(*questions(6, *ABC), pause=0.0, in_flight=2), (6, 0)),
+    asking("sweep, left early", sweep(*questions(8, *ABC), stop=3, in_flight=4), (3, 0)),
+    asking("sweep, fed later, left early", sweep(*questions(8, *ABC), pause=0.01, stop=3, in_flight=4), (3, 0)),
+    asking("sweep, silence", sweep(*questions(4, (A, SILENT), (B, SILENT)), timeout=0.1), (0, 4)),
+    asking("sweep, sent again", sweep(*questions(3, (A, SECOND), (B, SECOND), (C, SECOND)), retry=QUICK), (3, 0)),
+    asking("sweep, sent again in vain", sweep(*questions(2, (A, SILENT), (B, SILENT)), retry=QUICK), (0, 2)),
+    asking("sweep, sent again, assigned", sweep(*questions(3, (A, SECOND), (B, SECOND)), retry=QUICK), (3, 0),
+           opening={"correlate": ASSIGNED}),
+    asking("sweep, at a rate", sweep(*questions(4, *ABC), rate=50.0), (4, 0)),
+    asking("sweep, sent again at a rate", sweep(*questions(3, (A, SECOND), (B, SECOND), (C, ECHO)), rate=30.0,
+                                                retry=QUICK), (3, 0)),
+    asking("sweep, the long way at a rate", sweep(*questions(4, [(A, ECHO)], [(B, ECHO)]), rate=50.0), (4, 0)),
+    asking("sweep, names", sweep(*questions(3, ("server.example", ECHO), ("nowhere.example", ECHO))), (2, 1)),
+    asking("sweep, whatever there is", sweep(
+        ((A, ECHO), b"\x00\x01"), ([(A, SILENT), (B, ECHO)], b"\x00\x02"), ((A, 0), b"x"), ((B, ECHO), "text"),
+        timeout=3.0), (2, 2)),
+    asking("sweep, an id", sweep(*questions(4, (A, ECHO))), (4, 0), opening={"correlate": FEW_IDS}, before=holds_ids),
+    asking("sweep, room", sweep(*questions(4, *ABC)), (4, 0), opening={"limits": Limits(pending=1)}, before=holds_room),
+    asking("sweep, the socket", sweep(*questions(4, *ABC)), (4, 0), before=holds_socket, sending=(2, 20.0)),
+    asking("sweep, the socket, and sent again", sweep(*questions(3, (A, SECOND), (B, SECOND)), retry=QUICK), (3, 0),
+           before=holds_socket, sending=(2, 50.0)),
+    asking("sweep, a spare port", sweep(*questions(3, (A, ECHO))), (3, 0), before=soils),
+    asking("sweep, a quarantine", sweep(*questions(3, (A, ECHO))), (3, 0), before=soils, opening=FIXED),
+    asking("sweep, two who read", reads_elsewhere(questions(6, *ABC), in_flight=2), (6, 0), needs_task=True),
+]  # fmt: skip
+
+SCENARIOS = [*OPENING, *SHORT, *LONG, *IN_THE_WAY, *NAMES, *EXPECTING, *SWEEPING]
 CASES = [(scenario, blow) for scenario in SCENARIOS for blow in BLOWS if not (scenario.needs_task and blow in PUPPETS)]
 """Every scenario with every blow that makes sense there."""
