@@ -85,6 +85,7 @@ def _ledger(guard: Guard) -> Iterator[str]:
     registry = guard.registry
     for name in ("_pending", "waiting", "held", "woken", "suspected", "unexpected", "_listening", "_elsewhere"):
         yield from _there(name, getattr(registry, name))
+    yield from _there("delivered", registry.delivered) + _there("listened to", registry.soil._occupied)
     timetable = registry.timetable
     timetable.next_due()
     yield from _there("timetable", len(timetable))

@@ -287,7 +287,7 @@ class Discovery:
         """End it before its time."""
         call = self._call
         if call is not None:
-            call.queue.clear()
+            call.clear()
             call.over()
 
     def __aiter__(self) -> Self:

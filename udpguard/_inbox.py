@@ -21,16 +21,36 @@ from udpguard.core.source import Accept, Lasting, LongEntry
 T = TypeVar("T")
 
 
+class _News:
+    """An error that all are told who wait: it is known once one of them has got it.
+
+    Args:
+        error: The error.
+        readers: How many are told.
+    """
+
+    __slots__ = ("error", "readers")
+
+    def __init__(self, error: UdpGuardError, readers: int) -> None:
+        self.error = error
+        self.readers: float = readers
+
+    def is_lost(self) -> bool:
+        """Take note that one of them was cancelled; whether nobody is left to get it, and nobody has."""
+        self.readers -= 1
+        return not self.readers
+
+
 class _Reader:
     """One who waits."""
 
-    __slots__ = ("deadline", "error", "future", "late")
+    __slots__ = ("deadline", "future", "late", "news")
 
     def __init__(self, future: asyncio.Future[None], deadline: float) -> None:
         self.future = future
         self.deadline = deadline
         self.late = False
-        self.error: UdpGuardError | None = None
+        self.news: _News | None = None
         """What it is to be told."""
 
     def wake(self) -> bool:
@@ -68,7 +88,8 @@ class Inbox(Lasting, Generic[T]):
         super().__init__(accept, asks=asks)
         self.guard: Guard = guard
         self.entry: LongEntry = LongEntry(self, guard.clock(), math.inf, self, plain=False)
-        self.queue: deque[T] = deque()
+        self.queue: deque[T] | tuple[()] = ()
+        """What it holds; a deque from the first on, which takes more memory than all the rest."""
         self.dropped: int = 0
         """How many came when it was full, or were dropped for them."""
         self.closed: UdpGuardError | None = None
@@ -77,7 +98,7 @@ class Inbox(Lasting, Generic[T]):
         """What the next who reads is to be told, once."""
         self._maximum = maximum
         self._newest_goes = newest_goes
-        self._readers: deque[_Reader] = deque()
+        self._readers: list[_Reader] | tuple[()] = ()
 
     def enter(self, wire: Wire, port: int) -> None:
         """Be registered as asking a peer from a port.
@@ -88,7 +109,6 @@ class Inbox(Lasting, Generic[T]):
         registry, entry = self.guard.registry, self.entry
         entry.port = port
         entry.source = registry.source(wire)
-        self.asked.append(entry.source)
         self.guard.take_room(entry)
         registry.enter(entry)
         if port > 0:
@@ -122,19 +142,24 @@ class Inbox(Lasting, Generic[T]):
 
     def put(self, item: T) -> None:
         """Keep what came, and wake the first who waits."""
-        if len(self.queue) >= self._maximum:
+        queue = self.queue
+        if isinstance(queue, tuple):
+            queue = self.queue = deque()
+        elif len(queue) >= self._maximum:
             self.dropped += 1
             if self._newest_goes:
                 return
-            self.queue.popleft()
-        self.queue.append(item)
-        self._wake_one()
+            queue.popleft()
+        queue.append(item)
+        if self._readers:
+            self._wake_one()
 
     def tell(self, error: UdpGuardError) -> None:
         """Tell an error to all who wait, each one of their own; else to the next who reads."""
         waiting = [reader for reader in self._readers if not reader.future.done()]
+        news = _News(error, len(waiting))
         for reader in waiting:
-            reader.error = another(error)
+            reader.news = news
             reader.wake()
         if not waiting:
             self.refusal = error
@@ -145,6 +170,10 @@ class Inbox(Lasting, Generic[T]):
             self.closed = why
         for reader in self._readers:
             reader.wake()
+
+    def clear(self) -> None:
+        """Forget what is there."""
+        self.queue = ()
 
     # An entry's `future`, as the guard sees it.
 
@@ -172,36 +201,45 @@ class Inbox(Lasting, Generic[T]):
         Raises:
             UdpGuardError: Nothing comes any more, or what was told.
         """
-        guard = self.guard
-        deadline = guard.clock() + seconds
+        deadline = self.guard.clock() + seconds
         is_late = False
         while True:
             if self.queue:
                 item = self.queue.popleft()
-                if self.queue:
+                if self.queue and self._readers:
                     self._wake_one()
                 return item
             self._raise_trouble()
             if is_late and late is not None:
                 raise late(seconds)
-            assert guard.loop is not None
-            reader = _Reader(guard.loop.create_future(), deadline)
-            self._readers.append(reader)
-            self.remind()
-            try:
-                await reader.future
-            except BaseException:
-                self._forget(reader)
-                self._pass_on(reader)
-                raise
+            is_late = await self._wait_until(deadline)
+
+    async def _wait_until(self, deadline: float) -> bool:
+        """Wait for anything; whether it is late by then."""
+        guard = self.guard
+        assert guard.loop is not None
+        reader = _Reader(guard.loop.create_future(), deadline)
+        if isinstance(self._readers, tuple):
+            self._readers = []
+        self._readers.append(reader)
+        self.remind()
+        try:
+            await reader.future
+        except BaseException:
             self._forget(reader)
-            if reader.error is not None:
-                raise reader.error
-            is_late = reader.late
+            self._pass_on(reader)
+            raise
+        self._forget(reader)
+        news = reader.news
+        if news is not None:
+            news.readers = math.inf
+            raise another(news.error)
+        return reader.late
 
     def _pass_on(self, reader: _Reader) -> None:
         """What one was woken for who was cancelled then is another's."""
-        self.refusal = reader.error or self.refusal
+        if reader.news is not None and reader.news.is_lost():
+            self.refusal = reader.news.error
         if self.queue or self.refusal:
             self._wake_one()
 
@@ -218,9 +256,9 @@ class Inbox(Lasting, Generic[T]):
                 return
 
     def _forget(self, reader: _Reader) -> None:
-        if reader in self._readers:
-            self._readers.remove(reader)
-            self.remind()
+        assert isinstance(self._readers, list)
+        self._readers.remove(reader)
+        self.remind()
 
     def next_deadline(self) -> float:
         """When the first of those who wait is late."""

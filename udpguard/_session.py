@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, cast
@@ -19,7 +18,7 @@ from udpguard._inbox import Inbox
 from udpguard._outgoing import post
 from udpguard._ports import NoPortError
 from udpguard._sending import checked_data
-from udpguard.core.address import HostName, Peer, ReplyFrom, Sources, Token, Wire, parse, peer_of, refusal_to_ask
+from udpguard.core.address import HostName, Peer, ReplyFrom, Token, Wire, host_token, parse, peer_of, refusal_to_ask
 from udpguard.core.options import DEFAULT, DEFAULT_TIMEOUT, Default, check_hook, check_limit, checked_timeout
 from udpguard.core.retransmission import RetryPolicy
 from udpguard.core.source import Accept
@@ -60,7 +59,7 @@ class _Line(Inbox[bytes]):
         super().__init__(guard, maximum, newest_goes=newest_goes)
         self.wire: Wire = wire
         """Its peer."""
-        self.latest: deque[tuple[Wire, bytes]] = deque(maxlen=_LATEST)
+        self.latest: list[tuple[Wire, bytes]] | tuple[()] = ()
         self.received = 0
         self.refused = 0
 
@@ -69,6 +68,10 @@ class _Line(Inbox[bytes]):
         self.received += 1
         self.wire = wire
         self.put(data)
+
+    def note_latest(self, wire: Wire, data: bytes) -> None:
+        """Take note of what is about to be sent."""
+        self.latest = [*self.latest[1 - _LATEST :], (wire, data[:_QUOTED])]
 
     @override
     def step(self) -> None:
@@ -100,6 +103,8 @@ class Session:
     `async for data in session` gives what comes until the session is closed.
     """
 
+    __slots__ = ("__weakref__", "_addr", "_context", "_hears_host", "_line", "_max_queue", "_newest_goes", "_where")
+
     def __init__(self, context: Context, addr: object, *, reply_from: ReplyFrom, max_queue: int, drop: Drop) -> None:
         if not isinstance(max_queue, int):
             raise TypeError(f"max_queue must be an int, not {max_queue!r}")
@@ -112,13 +117,16 @@ class Session:
                 f"from another port, not {reply_from!r}"
             )
         self._context = context
-        self._guard = context.guard
         self._where = parse(addr, socket.if_nametoindex)
         self._addr = addr
-        self._sources = Sources(reply_from, socket.if_nametoindex)
+        self._hears_host = reply_from == "host"
         self._max_queue = max_queue
         self._newest_goes = drop == "newest"
         self._line: _Line | None = None
+
+    @property
+    def _guard(self) -> Guard:
+        return self._context.guard
 
     # ------------------------------------------------------------------------------------- opening and closing
 
@@ -133,22 +141,34 @@ class Session:
         return self._open().__await__()
 
     async def _open(self) -> Self:
-        guard = self._guard
-        guard.check_loop()
-        if self._line is not None:
-            raise RuntimeError("this session was opened already: endpoint.session(…) makes another")
+        self._check_unopened()
+        self._guard.check_loop()
         where = self._where
-        wire = (await self._context.look_up(where))[0] if isinstance(where, HostName) else where
-        if self._line is not None:
-            raise RuntimeError("this session was opened already: endpoint.session(…) makes another")
-        refusal = refusal_to_ask(wire)
+        if isinstance(where, HostName):
+            where = (await self._context.look_up(where))[0]
+            self._check_unopened()
+        refusal = refusal_to_ask(where)
         if refusal is not None:
             raise InvalidAddressError(refusal, address=self._addr)
-        guard.channel_for(wire, self._addr)
-        tokens = self._sources.tokens(wire)
-        port = self._choose_port(wire, tokens)
-        self._line = self._listen(wire, tokens, port)
+        self._guard.channel_for(where, self._addr)
+        self._listen(where, (host_token(where),) if self._hears_host else (where,))
         return self
+
+    def _check_unopened(self) -> None:
+        if self._line is not None:
+            raise RuntimeError("this session was opened already: endpoint.session(…) makes another")
+
+    def _listen(self, wire: Wire, tokens: tuple[Token, ...]) -> None:
+        guard, registry = self._guard, self._guard.registry
+        port = self._choose_port(wire, tokens)
+        line = _Line(guard, self._max_queue, wire, newest_goes=self._newest_goes)
+        line.fixes, line.takes_all = self._hears_host, not self._hears_host
+        line.enter(wire, port)
+        line.listen(tokens, registry.book(None))
+        self._line = line
+        if guard.outbox.screened:
+            guard.screens.load(guard.channel_at(port, wire), tokens)
+            guard.screens.load_everywhere(tokens)
 
     def _choose_port(self, wire: Wire, tokens: tuple[Token, ...]) -> int:
         """A port of the endpoint's own, or a spare one where somebody listens to the peer, or old replies may come.
@@ -156,38 +176,28 @@ class Session:
         Raises:
             TooManyPendingError: Sessions with this peer listen at all of them.
         """
-        guard, soil = self._guard, self._guard.registry.soil
+        guard, registry = self._guard, self._guard.registry
         port = guard.some_port()
-        if guard.keeper is None or not soil.dirty:
+        if guard.keeper is None or not registry.soil.dirty:
+            return port
+        if registry.spares.limit and registry.may_use(port, tokens, wire, guard.clock()):
             return port
         with contextlib.suppress(NoPortError):  # else old replies may come, as they do to a socket that is connected
             port = guard.keeper.choose(wire, tokens)
-        if any(soil.is_occupied(token, port) for token in tokens):
+        if any(registry.soil.is_occupied(token, port) for token in (wire, host_token(wire))):
             raise TooManyPendingError(
                 f"a session with {peer_of(wire)} is open already, and there is no other port for one more: "
                 f"close it, or let the endpoint have more ports with Ports(spares=…)",
-                limit=1 + guard.registry.spares.limit,
+                limit=1 + registry.spares.limit,
             )
         return port
-
-    def _listen(self, wire: Wire, tokens: tuple[Token, ...], port: int) -> _Line:
-        guard, registry = self._guard, self._guard.registry
-        channel = guard.channel_at(port, wire)
-        line = _Line(guard, self._max_queue, wire, newest_goes=self._newest_goes)
-        line.fixes = self._sources.host
-        line.enter(wire, port)
-        line.listen(tokens, registry.book(None))
-        if guard.outbox.screened:
-            guard.screens.load(channel, tokens)
-            guard.screens.load_everywhere(tokens)
-        return line
 
     def close(self) -> None:
         """End it: nothing comes any more, and who waits in `receive` gets an `EndpointClosedError`."""
         line = self._line
         if line is None:
             return
-        line.queue.clear()
+        line.clear()
         line.end(EndpointClosedError(f"the session with {peer_of(line.wire)} was closed"))
 
     def is_closing(self) -> bool:
@@ -232,7 +242,7 @@ class Session:
         if line.closed is not None:
             raise EndpointClosedError(str(line.closed))
         wire, entry = line.wire, line.entry
-        line.latest.append((wire, payload[:_QUOTED]))
+        line.note_latest(wire, payload)
         guard.registry.note_asked(entry, guard.registry.source(wire), entry.slots())
         await post(guard, guard.channel_at(entry.port, wire), wire, payload)
         entry.sent_at = guard.clock()
@@ -310,9 +320,14 @@ class Session:
 
         def judged(reply: Reply) -> bool | Decision:
             decision = True if accept is None else accept(reply)
-            if decision in (True, Decision.ACCEPT) and line.fixes and not line.entry.ended:
-                line.wire = cast("Wire", parse(reply.peer, socket.if_nametoindex))
-                self._guard.registry.fix(line.entry, line.wire)
+            if decision is not True and decision is not Decision.ACCEPT:
+                return decision
+            wire = cast("Wire", parse(reply.peer, socket.if_nametoindex))
+            if line.fixes:
+                line.wire = wire
+                self._guard.registry.fix(line.entry, wire)
+            elif wire != line.wire:  # it asked before the peer was known
+                return Decision.REFUSE
             return decision
 
         return judged

@@ -108,7 +108,7 @@ async def test_the_others_are_strangers_within_the_very_same_batch() -> None:
             assert endpoint.statistics().unknown_peer == 1
 
 
-async def test_an_answer_to_a_request_fixes_the_peer_too() -> None:
+async def test_an_answer_to_a_request_fixes_the_peer_and_what_accept_refuses_does_not() -> None:
     def right(reply: udpguard.Reply) -> bool:
         return reply.data == b"right"
 
@@ -119,8 +119,38 @@ async def test_an_answer_to_a_request_fixes_the_peer_too() -> None:
             wrong.send(b"wrong", addr)
             transfer.send(b"right", addr)
             assert await task == b"right"
-            # What accept refused is still the session's first datagram.
-            assert session.peer == wrong.addr
+            assert session.peer == transfer.addr
+            wrong.send(b"wrong", addr)
+            transfer.send(b"more", addr)
+            assert await session.receive() == b"more"
+        assert (endpoint.statistics().rejected, endpoint.statistics().duplicate) == (1, 1)
+
+
+async def test_an_accept_that_gives_no_decision_chooses_no_peer() -> None:
+    async with servers("127.0.0.2", "127.0.0.2") as (well_known, wrong), opened() as endpoint:
+        async with endpoint.session(well_known.addr, reply_from="host") as session:
+            task = asyncio.ensure_future(session.request(b"read", accept=lambda reply: 1, timeout=0.1))  # type: ignore[arg-type,return-value]
+            _, addr = await well_known.next()
+            wrong.send(b"wrong", addr)
+            with pytest.raises(ReplyTimeoutError, match="accept returned 1"):
+                await task
+            assert session.peer == well_known.addr
+
+
+async def test_requests_that_went_before_have_no_answer_from_another_port_than_the_peers() -> None:
+    async with (
+        servers("127.0.0.2", "127.0.0.2", "127.0.0.2") as (well_known, transfer, other),
+        opened(correlate=TransactionId(0, 1)) as endpoint,
+    ):
+        async with endpoint.session(well_known.addr, reply_from="host") as session:
+            tasks = [asyncio.ensure_future(session.request(data)) for data in (b"1", b"2")]
+            for _ in tasks:
+                _, addr = await well_known.next()
+            transfer.send(b"1 first", addr)
+            other.send(b"2 of another", addr)
+            transfer.send(b"2 right", addr)
+            assert await asyncio.gather(*tasks) == [b"1 first", b"2 right"]
+            assert session.peer == transfer.addr
 
 
 @hears_icmp

@@ -198,7 +198,7 @@ class Judge(Ledger):
 
     def _end_waiting(self, offer: _Offer, token: Token, numbers: list[int]) -> None:
         """Take note of what may be the late reply that somebody waits out, whoever has got it."""
-        for number in numbers if self.soil.dirty else ():
+        for number in numbers if self.soil.is_marked else ():
             slot = (token, number, None)
             mark = self._ended.mark(slot, offer.now, offer.port)
             if mark is not None:
@@ -262,8 +262,8 @@ class Judge(Ledger):
         if isinstance(more, Lasting) and more.has_seen(offer.wire, offer.data):
             offer.reason = Reason.DUPLICATE
             return True
-        if entry in offer.refused:
-            return False
+        if entry in offer.refused or (offer.refused and isinstance(more, Lasting) and more.fixes):
+            return False  # what a request of the session would not have chooses no peer for it
         data, rtt, peer = offer.data, None, entry.source
         if sent is not None:
             peer = sent.peer
@@ -301,6 +301,7 @@ class Judge(Ledger):
         sender = self._sources.get(offer.wire)
         if sender is not None:
             sender.matched += 1
+        more.heard = True
         more.note_seen(offer.wire, offer.data)
         if more.fixes:
             self.fix(entry, offer.wire)

@@ -319,9 +319,11 @@ class Ledger:
             self.soil.vacate(slot[0], entry.port)
         self._add_slot(entry, (wire, 0, None), self._keyless_book)
         self.soil.occupy(wire, entry.port)
+        more.takes_all = True
+        assert entry.source is not None
+        if peer is not entry.source:
+            more.asked += [entry.source, peer]
         entry.source = peer
-        if peer not in more.asked:
-            more.asked.append(peer)
 
     def note_asked(self, entry: Entry, peer: Source, slots: Iterable[Slot]) -> None:
         """Take note whom an exchange asked, so that what ICMP says of it is known to be its."""
@@ -476,7 +478,8 @@ class Ledger:
         if how is None:
             return None
         mark = (*how, entry.port)
-        if entry.more is None or not entry.more.lasting or entry.sent_at is not None:
+        # To a session that neither sent nor heard anything nothing is on its way.
+        if entry.more is None or not entry.more.lasting or entry.sent_at is not None or entry.more.heard:
             self._note_soil(entry, mark, refused=refused)
         return mark
 

@@ -11,7 +11,6 @@ which is closed and comes back later is known again.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -20,6 +19,8 @@ from udpguard.core.address import IPV4_WIRE, IPV6_WIRE, Token, host_token, is_tu
 from udpguard.core.memory import REMEMBERED
 
 _HALF: Final = 32_768
+_FIRST: Final = (0,)
+"""The endpoint's first port, where most of those listen who go on listening."""
 _INSIDE: Final = b"@"
 """Before a host's token: something at one of its ports."""
 
@@ -122,8 +123,8 @@ class Soil:
         self._old: dict[tuple[Token, int], _Mark] = {}
         self._any: dict[int, _Mark] = {}
         """By port alone, whoever it is that may reply."""
-        self._occupied: Counter[tuple[Token, int]] = Counter()
-        """Where somebody goes on listening to a source."""
+        self._occupied: dict[Token, tuple[int, ...]] = {}
+        """At which ports somebody goes on listening to a source; the same one twice where two do."""
         self._added = 0
         """How many there are in the new ones; each is known by up to four names."""
         self._rotated_at = -math.inf
@@ -157,18 +158,27 @@ class Soil:
 
     def occupy(self, token: Token, port: int) -> None:
         """Take note that somebody goes on listening to a source there: to him it may send at any time."""
-        self._occupied[token, port] += 1
+        ports = self._occupied.get(token)
+        self._occupied[token] = _FIRST if not port and ports is None else (*(ports or ()), port)
         self.dirty = True
 
     def vacate(self, token: Token, port: int) -> None:
         """Take note that he listens no more."""
-        self._occupied[token, port] -= 1
-        if not self._occupied[token, port]:
-            del self._occupied[token, port]
+        ports = self._occupied.pop(token)
+        if len(ports) > 1:
+            place = ports.index(port)
+            self._occupied[token] = ports[:place] + ports[place + 1 :]
+        elif not self._occupied:
+            self.dirty = self.is_marked
 
     def is_occupied(self, token: Token, port: int) -> bool:
         """Whether somebody goes on listening to just this source there."""
-        return (token, port) in self._occupied
+        return port in self._occupied.get(token, ())
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether any old reply may still come."""
+        return bool(self._new or self._old)
 
     def is_clean(self, port: int, tokens: Sequence[Token], covering: Sequence[Token], now: float) -> bool:
         """Whether no old reply that a request may take for its own comes to this port: see `clean`."""
@@ -185,13 +195,16 @@ class Soil:
             covering: All the sources that may cover whom it asks.
             now: The time.
         """
-        if now - self._rotated_at > 2 * REMEMBERED:  # nothing was added for so long
+        if self.is_marked and now - self._rotated_at > 2 * REMEMBERED:  # nothing was added for so long
             self.clear()
         if not self.dirty:
             return tuple(ports)
         if self._occupied:
-            taken = [*tokens, *covering]
-            ports = [port for port in ports if not any((token, port) in self._occupied for token in taken)]
+            taken = [port for token in (*tokens, *covering) for port in self._occupied.get(token, ())]
+            if taken:
+                ports = [port for port in ports if port not in taken]
+            if not self.is_marked:
+                return tuple(ports)
         return self.unsoiled(ports, tokens, covering, now)
 
     def unsoiled(

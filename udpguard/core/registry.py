@@ -32,7 +32,7 @@ from udpguard.core.judge import Settled
 from udpguard.core.ledger import duplicate
 from udpguard.core.outcome import Outcome
 from udpguard.core.reports import Reports
-from udpguard.core.source import AssignedQuestion, PortedQuestion, Question, SweptQuestion
+from udpguard.core.source import AssignedQuestion, Lasting, LongEntry, PortedQuestion, Question, SweptQuestion
 from udpguard.core.swept import Bulk
 from udpguard.core.verdict import Reason, Reply
 
@@ -193,7 +193,7 @@ class Registry(Reports):
             belong, and `swept` tells how many. What was not delivered is in `unexpected`, if anybody wants it.
         """
         settled: list[Settled] = []
-        sources, pending, shapes = self._sources, self._pending, self._shapes
+        sources, pending, shapes, soil = self._sources, self._pending, self._shapes, self.soil
         self.counters.received += len(batch)
         mark = (_DUPLICATE, now, port)
         self._latest = now
@@ -267,6 +267,19 @@ class Registry(Reports):
                     swept += 1
                     reply = _new_tuple(Reply, (data, peer_of(wire), rtt, 1))
                     note(_new_tuple(Outcome, (entry.addr, entry.data, entry.tag, reply, None)))
+                    continue
+                # Or it goes on listening, and takes it as it comes.
+                if (
+                    isinstance(entry, LongEntry)
+                    and isinstance(more := entry.more, Lasting)
+                    and more.takes_all
+                    and entry.port == port
+                    and not soil.is_marked
+                ):
+                    more.heard = True
+                    source.matched += 1
+                    self.counters.matched += 1
+                    self.delivered.append((more, data, wire, None, more.attempts))
                     continue
             if answered:
                 self._note_answered(answered, timed)
