@@ -19,6 +19,7 @@ from udpguard._errors import (
     InvalidAddressError,
     TooManyPendingError,
     UdpGuardError,
+    another,
 )
 from udpguard._guard import Guard
 from udpguard._inbox import Inbox
@@ -44,8 +45,9 @@ from udpguard.core.verdict import Reply
 
 logger = logging.getLogger("udpguard")
 
-# More than may be unread: a flood of forged answers must end somewhere.
+# So many replies, and bytes in them, may be unread: a flood of forged ones must end somewhere.
 _MOST_UNREAD: Final = 65_536
+_MOST_BYTES: Final = 1 << 24
 
 
 class _Call(Inbox[Reply]):
@@ -72,6 +74,7 @@ class _Call(Inbox[Reply]):
         "_routing",
         "_targets",
         "_times",
+        "_unread_bytes",
         "_unsent",
         "_window",
         "begun",
@@ -88,7 +91,7 @@ class _Call(Inbox[Reply]):
         window: float,
         accept: Accept | None,
     ) -> None:
-        super().__init__(guard, _MOST_UNREAD, accept, asks=True)
+        super().__init__(guard, _MOST_UNREAD, accept, asks=True, newest_goes=True)
         assert guard.loop is not None
         self.begun: asyncio.Future[None] = guard.loop.create_future()
         """Done when it was sent to all for the first time."""
@@ -108,6 +111,7 @@ class _Call(Inbox[Reply]):
         """Whether it has ended as it should."""
         self._next_at = math.inf
         self._ends_at = math.inf
+        self._unread_bytes = 0
 
     def stamp(self, data: bytes, original: bytes) -> None:
         """Send this, with an id that was picked, and put the caller's own bytes back into answers."""
@@ -115,9 +119,27 @@ class _Call(Inbox[Reply]):
 
     @override
     def take(self, data: bytes, wire: Wire, rtt: float | None, attempts: int) -> None:
-        self.put(Reply(data, peer_of(wire), rtt, attempts))
+        if self._unread_bytes + len(data) > _MOST_BYTES or len(self.queue) >= _MOST_UNREAD:
+            self.dropped += 1
+            self.forget_seen(wire, data)
+        else:
+            self._unread_bytes += len(data)
+            self.put(Reply(data, peer_of(wire), rtt, attempts))
         if self.entry.ended:
             self.over()
+
+    @override
+    def pop(self) -> Reply:
+        reply = super().pop()
+        self._unread_bytes -= len(reply.data)
+        return reply
+
+    @override
+    def shut(self, why: UdpGuardError) -> None:
+        super().shut(why)
+        if not self.begun.done():
+            self.begun.set_exception(another(why))
+            self.begun.exception()  # perhaps nobody is there any more to see it
 
     @override
     def has_sent(self, wire: Wire, quote: bytes, port: int) -> bool:
@@ -289,6 +311,11 @@ class Discovery:
         if call is not None:
             call.clear()
             call.over()
+
+    @property
+    def dropped(self) -> int:
+        """How many replies came while 65,536, or 16 MiB of them, were unread, and were dropped."""
+        return 0 if self._call is None else self._call.dropped
 
     def __aiter__(self) -> Self:
         return self

@@ -634,8 +634,9 @@ class Guard:
         self._open -= 1
         if port <= 0:
             self.close(cause)
-        elif self.keeper is not None:
-            self.keeper.forget(port, channel)
+        elif self.keeper is not None and self.keeper.forget(port, channel):
+            for entry in self.registry.listeners_at(port):
+                self.fail(entry, EndpointClosedError("the local port that it listened at was lost: open it again"))
         if self._open <= 0:
             closers, self._closers = self._closers, []
             for future in closers:

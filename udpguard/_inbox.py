@@ -154,6 +154,11 @@ class Inbox(Lasting, Generic[T]):
         if self._readers:
             self._wake_one()
 
+    def pop(self) -> T:
+        """Take out the first that is there."""
+        assert isinstance(self.queue, deque)
+        return self.queue.popleft()
+
     def tell(self, error: UdpGuardError) -> None:
         """Tell an error to all who wait, each one of their own; else to the next who reads."""
         waiting = [reader for reader in self._readers if not reader.future.done()]
@@ -205,7 +210,7 @@ class Inbox(Lasting, Generic[T]):
         is_late = False
         while True:
             if self.queue:
-                item = self.queue.popleft()
+                item = self.pop()
                 if self.queue and self._readers:
                     self._wake_one()
                 return item

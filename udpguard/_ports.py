@@ -273,10 +273,12 @@ class PortKeeper:
         self._registry.spares.remove(port)
         self._guard.drop_channel(channel)
 
-    def forget(self, port: int, channel: object) -> None:
-        """Take note that the socket of a spare port is closed; another may have the port by now."""
-        if self._channels.get(port) is channel:
-            self._close(port)
+    def forget(self, port: int, channel: object) -> bool:
+        """Take note that the socket of a spare port is closed; False: another has the port by now."""
+        if self._channels.get(port) is not channel:
+            return False
+        self._close(port)
+        return True
 
     def _tidy(self) -> None:
         """Close what has been idle for long."""

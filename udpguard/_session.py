@@ -12,7 +12,7 @@ from typing import Final, Literal, TypeAlias, cast
 from typing_extensions import Buffer, Self, override
 
 from udpguard._context import Context, Payload
-from udpguard._errors import EndpointClosedError, InvalidAddressError, TooManyPendingError, UdpGuardError
+from udpguard._errors import EndpointClosedError, InvalidAddressError, TooManyPendingError, UdpGuardError, another
 from udpguard._guard import Guard
 from udpguard._inbox import Inbox
 from udpguard._outgoing import post
@@ -21,7 +21,7 @@ from udpguard._sending import checked_data
 from udpguard.core.address import HostName, Peer, ReplyFrom, Token, Wire, host_token, parse, peer_of, refusal_to_ask
 from udpguard.core.options import DEFAULT, DEFAULT_TIMEOUT, Default, check_hook, check_limit, checked_timeout
 from udpguard.core.retransmission import RetryPolicy
-from udpguard.core.source import Accept
+from udpguard.core.source import Accept, Entry
 from udpguard.core.verdict import Decision, Reply
 
 Drop: TypeAlias = Literal["oldest", "newest"]
@@ -53,7 +53,7 @@ class SessionStatistics:
 class _Line(Inbox[bytes]):
     """The session in the registry: what comes from its peer, and what was sent there lately."""
 
-    __slots__ = ("latest", "received", "refused", "wire")
+    __slots__ = ("latest", "received", "refused", "requests", "wire")
 
     def __init__(self, guard: Guard, maximum: int, wire: Wire, *, newest_goes: bool) -> None:
         super().__init__(guard, maximum, newest_goes=newest_goes)
@@ -62,6 +62,14 @@ class _Line(Inbox[bytes]):
         self.latest: list[tuple[Wire, bytes]] | tuple[()] = ()
         self.received = 0
         self.refused = 0
+        self.requests: tuple[Entry, ...] = ()
+        """Those within it that are pending."""
+
+    @override
+    def shut(self, why: UdpGuardError) -> None:
+        super().shut(why)
+        for entry in self.requests:
+            self.guard.fail(entry, another(why))
 
     @override
     def take(self, data: bytes, wire: Wire, rtt: float | None, attempts: int) -> None:
@@ -167,8 +175,8 @@ class Session:
         line.listen(tokens, registry.book(None))
         self._line = line
         if guard.outbox.screened:
+            guard.screens.load_everywhere(tokens)  # first, since that is cheap for those who open many
             guard.screens.load(guard.channel_at(port, wire), tokens)
-            guard.screens.load_everywhere(tokens)
 
     def _choose_port(self, wire: Wire, tokens: tuple[Token, ...]) -> int:
         """A port of the endpoint's own, or a spare one where somebody listens to the peer, or old replies may come.
@@ -193,7 +201,7 @@ class Session:
         return port
 
     def close(self) -> None:
-        """End it: nothing comes any more, and who waits in `receive` gets an `EndpointClosedError`."""
+        """End it: nothing comes any more, and who waits in `receive` or `request` gets an `EndpointClosedError`."""
         line = self._line
         if line is None:
             return
@@ -292,7 +300,8 @@ class Session:
         """Ask the peer, and give the answer's bytes, which `receive` doesn't give then.
 
         It leaves from the session's port. Without a correlator the next datagram from the peer is the answer, unless
-        `accept` refuses it; requests go one after the other.
+        `accept` refuses it; requests go one after the other. With `reply_from="host"` the sender of an answer that is
+        taken becomes the peer, if nobody else has before; who sends what `accept` refuses does not.
 
         Arguments and errors are those of `Client.request`.
         """
@@ -309,11 +318,14 @@ class Session:
             plain=True,
             port=line.entry.port,
         )
+        line.requests = (*line.requests, entry)
         try:
             return await cast("asyncio.Future[bytes]", entry.future)
         except BaseException:  # cancelled, or thrown into; a reply or a time-out has ended it already
             guard.withdraw(entry)
             raise
+        finally:
+            line.requests = tuple(one for one in line.requests if one is not entry)
 
     def _fixing(self, line: _Line, accept: Accept | None) -> Accept:
         """What has the sender of the answer that it takes be the peer from then on."""

@@ -27,8 +27,10 @@ from udpguard import (
     Retry,
     TooManyPendingError,
     TransactionId,
+    _discovery,
 )
 from udpguard._platform import routing
+from udpguard.core.address import wire_of_source
 from udpguard.testing import Answer, Server, Simulation, echo
 
 ECHO = loopback_kit.echo
@@ -409,3 +411,68 @@ async def test_it_counts_as_pending() -> None:
                 await all_of(endpoint.discover(server.addr, b"who"))
             with pytest.raises(ReplyTimeoutError):
                 await endpoint.request(server.addr, b"waits for room", timeout=0.02)
+
+
+@pytest.mark.parametrize(("size", "count"), [(1 << 20, 16), (100, 40)])
+async def test_a_flood_of_replies_is_bounded(monkeypatch: pytest.MonkeyPatch, size: int, count: int) -> None:
+    """What is there is kept, and what was dropped is wanted when it comes again."""
+    monkeypatch.setattr(_discovery, "_MOST_UNREAD", 40)
+    peer = ("127.0.0.1", 9)
+    async with opened() as endpoint:
+        async with endpoint.discover(peer, b"who", window=60.0) as replies:
+            call = replies._call
+            assert call is not None
+            flood = [(b"%8d" % i + bytes(size - 8), wire_of_source(*peer)) for i in range(60)]
+            endpoint._guard.receive(flood, port=call.entry.port)
+            assert (len(call.queue), replies.dropped) == (count, 60 - count)
+            got = [await anext(replies) for _ in range(count)]
+            assert [reply.data[:8] for reply in got] == [b"%8d" % i for i in range(count)]
+            endpoint._guard.receive([flood[0], flood[count]], port=call.entry.port)
+            assert (await anext(replies)).data == flood[count][0]
+            assert endpoint.statistics().duplicate == 1
+
+
+async def test_what_was_seen_is_bounded_too() -> None:
+    peer = ("127.0.0.1", 9)
+    async with opened() as endpoint:
+        async with endpoint.discover(peer, b"who", window=60.0, accept=lambda reply: len(reply.data) < 7) as replies:
+            call = replies._call
+            assert call is not None
+            for first in range(0, 150_000, 1_000):
+                batch = [(b"%d" % i, wire_of_source(*peer)) for i in range(first, first + 1_000)]
+                endpoint._guard.receive(batch, port=call.entry.port)
+                call.clear()
+            assert call._seen is not None
+            assert len(call._seen) + len(call._old_seen) <= 65_536
+            before = endpoint.statistics().duplicate
+            endpoint._guard.receive([(b"149999", wire_of_source(*peer))], port=call.entry.port)
+            assert endpoint.statistics().duplicate == before + 1
+
+
+async def test_a_port_that_is_lost_ends_it() -> None:
+    async with opened() as endpoint:
+        async with endpoint.discover(("127.0.0.1", 9), b"who", window=60.0) as replies:
+            task = asyncio.ensure_future(anext(replies))
+            await turns()
+            assert replies._call is not None
+            channel: Any = endpoint._guard.channel_at(replies._call.entry.port, wire_of_source("127.0.0.1", 9))
+            channel.abort()
+            with pytest.raises(EndpointClosedError, match="was lost"):
+                await task
+
+
+def test_closing_the_endpoint_ends_one_that_waits_for_the_socket() -> None:
+    async def program() -> None:
+        endpoint = await udpguard.open_endpoint()
+        sim.client.limit_sending(1, 0.001)
+        await endpoint.send(("192.0.2.1", 7), b"fills the buffer")
+        task = asyncio.ensure_future(all_of(endpoint.discover(("192.0.2.1", 7), b"who")))
+        await asyncio.sleep(1.0)
+        assert not task.done()
+        endpoint.close()
+        with pytest.raises(EndpointClosedError):
+            await task
+        await endpoint.wait_closed()
+
+    with Simulation() as sim:
+        sim.run(program())

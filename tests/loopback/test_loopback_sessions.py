@@ -238,7 +238,94 @@ async def test_closing_the_endpoint_ends_who_waits() -> None:
         session.close()
 
 
+async def test_closing_it_ends_its_requests() -> None:
+    async with Server() as server, opened() as endpoint:
+        async with endpoint.session(server.addr) as session:
+            tasks = [asyncio.ensure_future(session.request(b"%d" % i, timeout=None, retry=Retry())) for i in (1, 2)]
+            await server.next()
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(outcome, EndpointClosedError)
+            assert "session with" in str(outcome)
+        assert endpoint.statistics().pending == endpoint.statistics().waiting == 0
+
+
+async def test_a_port_that_is_lost_ends_the_session_that_has_it() -> None:
+    async with Server() as server, opened() as endpoint:
+        async with endpoint.session(server.addr) as first, endpoint.session(server.addr) as second:
+            tasks = [asyncio.ensure_future(second.receive(timeout=None)), asyncio.ensure_future(second.request(b"x"))]
+            await server.next()
+            line = second._line
+            assert line is not None
+            channel: Any = endpoint._guard.channel_at(line.entry.port, line.wire)
+            channel.abort()
+            for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+                assert isinstance(outcome, EndpointClosedError)
+                assert "port that it listened at was lost" in str(outcome)
+            assert second.is_closing()
+            with pytest.raises(EndpointClosedError, match="was lost"):
+                await second.send(b"x")
+            await first.send(b"y")
+            _, addr = await server.next()
+            server.send(b"z", addr)
+            assert await first.receive() == b"z"
+
+
+async def test_an_error_told_to_all_is_not_told_again_for_one_who_was_cancelled() -> None:
+    async with opened() as endpoint, endpoint.session(("127.0.0.1", 9)) as session:
+        line = session._line
+        assert line is not None
+        waiting = [asyncio.ensure_future(session.receive(timeout=None)) for _ in range(3)]
+        await turns()
+        line.tell(PeerRefusedError("refused"))
+        await cancelled(waiting[0])
+        for task in waiting[1:]:
+            with pytest.raises(PeerRefusedError):
+                await task
+        with pytest.raises(ReplyTimeoutError):
+            await session.receive(timeout=0.01)
+        waiting = [asyncio.ensure_future(session.receive(timeout=None)) for _ in range(2)]
+        await turns()
+        line.tell(PeerRefusedError("refused"))
+        await cancelled(*waiting)
+        with pytest.raises(PeerRefusedError):  # nobody has heard of that one
+            await session.receive(timeout=None)
+
+
+async def test_many_may_wait_and_each_gets_one() -> None:
+    async with Server() as server, opened() as endpoint, endpoint.session(server.addr) as session:
+        waiting = [asyncio.ensure_future(session.receive(timeout=None)) for _ in range(20)]
+        late = asyncio.ensure_future(session.receive(timeout=0.01))
+        with pytest.raises(ReplyTimeoutError):
+            await late
+        endpoint._guard.receive([(b"%d" % i, wire_of_source(*server.addr)) for i in range(20)])
+        assert await asyncio.gather(*waiting) == [b"%d" % i for i in range(20)]
+
+
 # ------------------------------------------------------------------------------- requests, and other sessions
+
+
+@hears_icmp
+async def test_of_two_that_sent_the_same_the_one_that_waits_for_an_answer_is_refused() -> None:
+    async with opened() as endpoint, endpoint.session(closed_port()) as session:
+        await session.send(b"hello")
+        await until(lambda: session.statistics().refused == 1)
+        with pytest.raises(PeerRefusedError):
+            await session.request(b"hello", timeout=5.0)
+        assert session.statistics().refused == 1
+
+
+async def test_what_a_silent_session_heard_comes_to_nobody_else_when_it_is_over() -> None:
+    """It never sent anything, but its peer may go on."""
+    async with Server() as server, opened(("127.0.0.1", 0)) as endpoint:
+        async with endpoint.session(server.addr) as session:
+            server.send(b"news", endpoint.local_addr)
+            assert await session.receive() == b"news"
+        task = asyncio.ensure_future(endpoint.request(server.addr, b"?"))
+        _, addr = await server.next()
+        assert addr != endpoint.local_addr
+        server.send(b"more news", endpoint.local_addr)
+        server.send(b"answer", addr)
+        assert await task == b"answer"
 
 
 async def test_a_request_within_it_has_the_next_answer() -> None:

@@ -325,6 +325,12 @@ class Ledger:
             more.asked += [entry.source, peer]
         entry.source = peer
 
+    def listeners_at(self, port: int) -> list[Entry]:
+        """Those who go on listening at a port without a key."""
+        sources = [self._sources[token] for token in self.soil.listened_to(port)]
+        found = [entry for source in sources for entry in source.expecting_keyless() if entry.port == port]
+        return [entry for entry in dict.fromkeys(found) if entry.more is not None and entry.more.lasting]
+
     def note_asked(self, entry: Entry, peer: Source, slots: Iterable[Slot]) -> None:
         """Take note whom an exchange asked, so that what ICMP says of it is known to be its."""
         wire = peer.token

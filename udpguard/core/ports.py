@@ -175,6 +175,10 @@ class Soil:
         """Whether somebody goes on listening to just this source there."""
         return port in self._occupied.get(token, ())
 
+    def listened_to(self, port: int) -> list[Token]:
+        """The sources to which anybody goes on listening there."""
+        return [token for token, ports in self._occupied.items() if port in ports]
+
     @property
     def is_marked(self) -> bool:
         """Whether any old reply may still come."""

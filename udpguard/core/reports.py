@@ -99,10 +99,10 @@ def _on_any_link(wire: Wire) -> tuple[Wire, ...]:
 
 
 def _some_keyless(source: Source) -> list[Entry]:
-    keyless = source.keyless
-    if keyless is None or isinstance(keyless, Entry):
-        return [] if keyless is None else [keyless]
-    return list(islice(keyless, _MOST_LOOKED_AT))
+    """Those who wait for an answer before those who listen anyway: both may have sent the same."""
+    some = list(islice(source.expecting_keyless(), _MOST_LOOKED_AT))
+    some.sort(key=lambda entry: entry.more is not None and entry.more.lasting)
+    return some
 
 
 def _has_sent(entry: Entry, reader: Correlator | None, wire: Wire, quote: bytes, port: int) -> bool:

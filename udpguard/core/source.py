@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, TypeAlias
 
 from udpguard._errors import UdpGuardError
@@ -171,6 +171,11 @@ class Lasting(Details):
         if len(self._seen) >= _MOST_SEEN // 2:
             self._seen, self._old_seen = set(), self._seen
         self._seen.add((wire, hash(data)))
+
+    def forget_seen(self, wire: Wire, data: bytes) -> None:
+        """Take note that it could not be kept: it is wanted when it comes again."""
+        if self._seen is not None:
+            self._seen.discard((wire, hash(data)))
 
     def take(self, data: bytes, wire: Wire, rtt: float | None, attempts: int) -> None:
         """Keep a datagram for the caller."""
@@ -442,8 +447,11 @@ class Source(Gate[Entry]):
 
     def _of_nobody(self) -> int:
         """How many are pending here in nobody's book."""
-        keyless = (self.keyless,) if isinstance(self.keyless, Entry) else self.keyless or ()
-        return sum(entry.slot is not None and entry.slot[1] == 0 for entry in keyless)
+        return sum(entry.slot is not None and entry.slot[1] == 0 for entry in self.expecting_keyless())
+
+    def expecting_keyless(self) -> Collection[Entry]:
+        """What is pending here without a key, the oldest first."""
+        return (self.keyless,) if isinstance(self.keyless, Entry) else self.keyless or ()
 
     def _count(self, book: Book) -> int:
         live = self.live_by_book
