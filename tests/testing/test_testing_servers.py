@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from typing import Any
@@ -372,7 +373,7 @@ def test_a_relay_does_the_same_to_the_same_datagrams(run: Any) -> None:
 
 
 def test_relays_see_clients_apart_and_bound_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("udpguard.testing._relay._MOST_CLIENTS", 2)
+    monkeypatch.setattr("udpguard.testing._relay._MOST_DOORS", 2)
 
     async def main() -> Any:
         async with Server() as server, Relay(server.address, delay=0.0, mtu=1_000) as relay:
@@ -391,16 +392,60 @@ def test_relays_see_clients_apart_and_bound_them(monkeypatch: pytest.MonkeyPatch
     assert len(really(main)) == 4
 
 
-def test_a_relay_lets_nobody_but_the_server_answer() -> None:
+def test_a_relay_lets_nobody_from_another_host_answer() -> None:
+    """On loopback; in a simulation another host is somewhere else altogether."""
+
     async def main() -> Any:
         async with (
-            Server(lambda _: [Answer(b"wrong", sent_from="port"), Answer(b"right", delay=0.05)]) as server,
+            Server(lambda _: [Answer(b"wrong", sent_from="host"), Answer(b"right", delay=0.05)]) as server,
             Relay(server.address) as relay,
             udpguard.open_endpoint() as endpoint,
         ):
-            return await endpoint.request(relay.address, b"x")
+            answer = await endpoint.request(relay.address, b"x")
+            return answer, endpoint.statistics(), [event.data for event in relay.trace if event.kind == "sent"]
 
-    assert really(main) == b"right"
+    answer, statistics, passed_on = really(main)
+    assert (answer, statistics.received, passed_on) == (b"right", 1, [b"x", b"right"])
+
+
+@everywhere
+def test_another_port_of_the_server_is_another_port_of_the_relay(run: Any) -> None:
+    """As with TFTP: the first answer comes from a new port, where the client goes on."""
+
+    async def main() -> Any:
+        async def welcome(request: Request) -> None:
+            """Answer from a port of this client's own, an echo for whoever writes there."""
+            own = await stack.enter_async_context(Server(echo, server.address.host))
+            ports.append(own)
+            await own.send(b"hello " + request.data, request.peer)
+
+        ports: list[Server] = []
+        tasks: list[Any] = []
+        async with contextlib.AsyncExitStack() as stack:
+            server = await stack.enter_async_context(
+                Server(lambda request: tasks.append(asyncio.ensure_future(welcome(request))))
+            )
+            relay = await stack.enter_async_context(Relay(server.address, delay=0.0))
+            endpoint = await stack.enter_async_context(udpguard.open_endpoint())
+            sessions = [
+                await stack.enter_async_context(endpoint.session(relay.address, reply_from="host")) for _ in range(2)
+            ]
+            for n, session in enumerate(sessions):
+                assert await session.request(b"%d" % n, timeout=5.0) == b"hello %d" % n
+            for n, session in enumerate(sessions):
+                for _ in range(3):
+                    assert await session.request(b"more of %d" % n, timeout=5.0) == b"more of %d" % n
+            peers = [session.peer for session in sessions]
+            assert len({relay.address, *peers}) == 3
+            assert {peer.host for peer in peers} == {relay.address.host}
+            # To either port of the server, a client comes from the same port of the relay's.
+            return [
+                ({request.peer for request in own.requests}, {first.peer})
+                for own, first in zip(ports, server.requests, strict=True)
+            ]
+
+    for at_its_own_port, at_the_first in run(main):
+        assert at_its_own_port == at_the_first
 
 
 def test_nothing_is_left_behind() -> None:

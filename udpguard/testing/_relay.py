@@ -16,7 +16,7 @@ from udpguard.testing._conditions import ConditionArguments, Conditions
 from udpguard.testing._places import Later, Place, literal_address
 from udpguard.testing._trace import Event, Kind, Seed, Trace
 
-_MOST_CLIENTS: Final = 1_024
+_MOST_DOORS: Final = 1_024
 _MOST_EVENTS: Final = 1_000_000
 
 
@@ -26,8 +26,9 @@ class Relay:
         async with Relay(server.address, seed=1, loss=0.3) as relay:
             data = await endpoint.request(relay.address, b"hello")
 
-    Each client, up to 1,024 (then the one that was quiet longest makes room), is seen by the server as a port of the
-    relay's. Clients hear the server from the relay's own address only.
+    Each client is seen by the server as a port of the relay's, and each other port of the server's host that writes to
+    a client (TFTP answers from a new one) is seen by clients as another port of the relay's, where they write to it.
+    Of both there are up to 1,024 at a time; then the one that was quiet longest makes room. Nobody else gets through.
 
     Args:
         server: Where the server is.
@@ -53,12 +54,12 @@ class Relay:
         self.trace: Trace = Trace(seed)
         """What happened, the first 1,000,000 events; time is the loop's."""
         self._generator = random.Random(f"udpguard relay {seed!r}")  # noqa: S311 (that can be predicted)
-        self._front = Place(self._from_client)
-        self._backs: OrderedDict[Peer, Place] = OrderedDict()
-        self._early: dict[Peer, list[bytes]] = {}
-        """What comes from clients whose socket is being opened."""
+        self._front = Place(partial(self._from_client, peer_of(self._server)))
+        self._backs = _Doors(self._from_server)
+        """Each client's, towards the server."""
+        self._fronts = _Doors(self._from_client)
+        """Each other port's of the server's host, towards the clients."""
         self._later = Later()
-        self._tasks: set[asyncio.Task[None]] = set()
         self._count = 0
 
     @property
@@ -75,13 +76,12 @@ class Relay:
     def close(self) -> None:
         """Close its sockets; what is on its way is lost."""
         self._later.cancel()
-        for task in self._tasks:
-            task.cancel()
-        for place in (self._front, *self._backs.values()):
-            place.close()
+        for opened in (self._front, self._backs, self._fronts):
+            opened.close()
 
     async def __aenter__(self) -> Self:
         await self._front.open(*self._where)
+        self._backs.host = self._fronts.host = self._front.peer.host
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -95,43 +95,24 @@ class Relay:
 
     # ------------------------------------------------------------------------------------------- passing on
 
-    def _from_client(self, data: bytes, client: Peer) -> None:
-        back = self._backs.get(client)
-        if back is not None:
-            self._backs.move_to_end(client)
-            self._pass_on(data, client, back, self._server)
-        elif client in self._early:
-            self._early[client].append(data)
-        else:
-            self._early[client] = [data]
-            task = asyncio.ensure_future(self._welcome(client))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    def _from_client(self, server: Peer, data: bytes, client: Peer) -> None:
+        self._backs.through(client, lambda back: self._pass_on(data, client, back, server))
 
-    async def _welcome(self, client: Peer) -> None:
-        back = Place(lambda data, source: self._from_server(data, source, client))
-        try:
-            await back.open(self._front.peer.host, 0)
-        finally:
-            early = self._early.pop(client)
-        if len(self._backs) >= _MOST_CLIENTS:
-            _, quiet = self._backs.popitem(last=False)
-            quiet.close()
-        self._backs[client] = back
-        for data in early:
-            self._pass_on(data, client, back, self._server)
+    def _from_server(self, client: Peer, data: bytes, source: Peer) -> None:
+        server = peer_of(self._server)
+        if source == server:
+            self._pass_on(data, source, self._front, client)
+        elif source.host == server.host:
+            self._fronts.through(source, lambda front: self._pass_on(data, source, front, client))
 
-    def _from_server(self, data: bytes, source: Peer, client: Peer) -> None:
-        if source == peer_of(self._server):
-            self._pass_on(data, source, self._front, literal_address(client.sockaddr))
-
-    def _pass_on(self, data: bytes, source: Peer, place: Place, wire: Wire) -> None:
+    def _pass_on(self, data: bytes, source: Peer, place: Place, destination: Peer) -> None:
+        wire = literal_address(destination.sockaddr)
         self._count += 1
         number, loop = self._count, asyncio.get_running_loop()
 
         def record(kind: Kind, payload: bytes, note: str = "") -> None:
             if len(self.trace) < _MOST_EVENTS:
-                self.trace.events.append(Event(loop.time(), kind, number, source, peer_of(wire), payload, note))
+                self.trace.events.append(Event(loop.time(), kind, number, source, destination, payload, note))
 
         record("sent", data)
         if self.conditions.is_too_large(data, wire):
@@ -146,6 +127,57 @@ class Relay:
             if copy.data != data:
                 record("corrupted", copy.data)
             self._later.call(copy.delay, partial(_deliver, place, copy.data, wire, record))
+
+
+class _Doors:
+    """Sockets that stand for somebody, opened when the first datagram goes out by them.
+
+    Args:
+        received: Called with who it is, a datagram that came in for them, and where that is from.
+    """
+
+    def __init__(self, received: Callable[[Peer, bytes, Peer], object]) -> None:
+        self.host = ""
+        """The address that they are opened at."""
+        self._received = received
+        self._open: OrderedDict[Peer, Place] = OrderedDict()
+        self._early: dict[Peer, list[Callable[[Place], object]]] = {}
+        """What is to be done as soon as one is open."""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def through(self, who: Peer, use: Callable[[Place], object]) -> None:
+        """Call a function with the socket that stands for somebody."""
+        place = self._open.get(who)
+        if place is not None:
+            self._open.move_to_end(who)
+            use(place)
+        elif who in self._early:
+            self._early[who].append(use)
+        else:
+            self._early[who] = [use]
+            task = asyncio.ensure_future(self._unlock(who))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _unlock(self, who: Peer) -> None:
+        place = Place(partial(self._received, who))
+        try:
+            await place.open(self.host, 0)
+        finally:
+            early = self._early.pop(who)
+        if len(self._open) >= _MOST_DOORS:
+            _, quiet = self._open.popitem(last=False)
+            quiet.close()
+        self._open[who] = place
+        for use in early:
+            use(place)
+
+    def close(self) -> None:
+        """Close them all, and open none any more."""
+        for task in self._tasks:
+            task.cancel()
+        for place in self._open.values():
+            place.close()
 
 
 def _deliver(place: Place, data: bytes, wire: Wire, record: Callable[[Kind, bytes], None]) -> None:
