@@ -29,6 +29,9 @@ from itertools import cycle
 from pathlib import Path
 from typing import TextIO
 
+from typing_extensions import override
+
+import udpguard
 from dns_lookup import (
     EDNS,
     HEADER,
@@ -42,9 +45,6 @@ from dns_lookup import (
     seconds,
     server_address,
 )
-from typing_extensions import override
-
-import udpguard
 
 Question = tuple[udpguard.Address, bytes, str]
 Found = dict[str, object]

@@ -163,7 +163,7 @@ class ScriptedServer(asyncio.DatagramProtocol):
     def __init__(self, script: Script) -> None:
         self.requests: list[bytes] = []
         self.clients: list[tuple[str, int]] = []
-        self._asked = asyncio.Event()
+        self._changed = asyncio.Event()
         self._script = script
 
     def connection_made(self, transport: asyncio.DatagramTransport) -> None:
@@ -173,15 +173,21 @@ class ScriptedServer(asyncio.DatagramProtocol):
         replies = self._script(data, len(self.requests))
         self.requests.append(data)
         self.clients.append(addr)
-        self._asked.set()
+        self._changed.set()
         for reply in replies:
             self.transport.sendto(reply, addr)
 
     async def first_request(self) -> tuple[bytes, tuple[str, int]]:
         """Wait for it; returns it and who sent it."""
-        async with asyncio.timeout(LIMIT):
-            await self._asked.wait()
+        await self.until(lambda: self.requests)
         return self.requests[0], self.clients[0]
+
+    async def until(self, holds: Callable[[], object]) -> None:
+        """Wait until something holds, which may change with each request."""
+        async with asyncio.timeout(LIMIT):
+            while not holds():
+                self._changed.clear()
+                await self._changed.wait()
 
     @property
     def at(self) -> str:

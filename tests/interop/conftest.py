@@ -62,6 +62,17 @@ def chronyd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     yield from _running(interop_servers.chronyd(tmp_path_factory.mktemp("chronyd")))
 
 
+@pytest.fixture(scope="session")
+def tftp_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory that the TFTP server gives files from."""
+    return tmp_path_factory.mktemp("tftpd")
+
+
+@pytest.fixture(scope="session")
+def tftpd(tftp_files: Path) -> Iterator[Server]:
+    yield from _running(interop_servers.tftpd(tftp_files))
+
+
 @pytest.fixture
 def silent() -> Iterator[tuple[str, int]]:
     """The address of a server that hears everything and says nothing."""

@@ -7,6 +7,7 @@ knows, and it is stopped by its own process id, whatever happened in between.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pwd
@@ -80,6 +81,7 @@ class _Kind:
     command: Callable[[int, str], list[str]]  # of the port and a token that the server shall give back
     question: Callable[[str], bytes]
     is_answer: Callable[[bytes, str], bool]
+    farewell: bytes | None = None  # sent to where the answer came from, which may be another port
 
 
 def program(name: str) -> str:
@@ -179,6 +181,33 @@ pidfile {directory / f"chronyd-{token}.pid"}
     return _run("chronyd", directory, host, 0, _Kind(command, _ntp_question, _is_ntp_answer))
 
 
+def tftpd(directory: Path, host: str = "127.0.0.1", retransmit: float = 0.05) -> AbstractContextManager[Server]:
+    """in.tftpd of tftpd-hpa, which gives what lies in `directory`, by absolute names.
+
+    Args:
+        directory: What it gives; its log and a file to know it by are there, too.
+        host: Where it listens.
+        retransmit: The seconds after which it sends a block again, unless asked for others; then twice as long.
+    """
+
+    def command(port: int, token: str) -> list[str]:
+        if os.geteuid() != 0:
+            raise UnavailableError("in.tftpd sets its groups, which takes root")
+        _write(directory / token, token)
+        user = pwd.getpwuid(os.geteuid()).pw_name  # another may not read the directory
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        own = ["--foreground", "--address", where, "--user", user, "--retransmit", str(round(retransmit * 1e6))]
+        return [program("in.tftpd"), *own, str(directory)]
+
+    def question(token: str) -> bytes:
+        return b"\0\1" + bytes(directory / token) + b"\0octet\0"
+
+    def is_answer(data: bytes, token: str) -> bool:
+        return data == b"\0\3\0\1" + token.encode()
+
+    return _run("tftpd", directory, host, 0, _Kind(command, question, is_answer, farewell=b"\0\5\0\0thanks\0"))
+
+
 def _records() -> Iterable[tuple[str, str, str]]:
     yield RECORDS, "A", "192.0.2.1"
     yield RECORDS, "A", "192.0.2.2"
@@ -240,6 +269,7 @@ def _start(name: str, directory: Path, host: str, network: int, kind: _Kind) -> 
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                process_group=0,
             )
         try:
             if _answers(process, host, port, token, kind):
@@ -262,7 +292,10 @@ def _answers(process: subprocess.Popen[bytes], host: str, port: int, token: str,
                 asking.sendto(kind.question(token), (host, port))
                 while True:
                     data, source = asking.recvfrom(4096)
-                    if source[:2] == (host, port) and kind.is_answer(data, token):
+                    is_from_there = source[0] == host and (source[1] == port or kind.farewell is not None)
+                    if is_from_there and kind.is_answer(data, token):
+                        if kind.farewell is not None:
+                            asking.sendto(kind.farewell, source)
                         return True
             except (TimeoutError, ConnectionRefusedError):
                 continue
@@ -276,6 +309,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # its children, one for each file that is fetched
 
 
 @cache

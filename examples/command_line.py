@@ -1,0 +1,55 @@
+"""What several examples have in common: how addresses and times are written, and what to say when something fails."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import socket
+from typing import NamedTuple
+
+import udpguard
+
+
+class Server(NamedTuple):
+    """Whom to ask, as it was written."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def server(text: str, default_port: int | None = None) -> Server:
+    """`192.0.2.1:69`, `[2001:db8::1]:69`, or a name for the address; without a port where there is a usual one."""
+    host, colon, port = text.rpartition(":")
+    if not colon or (":" in host and not host.endswith("]")):  # Any colons are those of an IPv6 address.
+        host, port = text, "" if default_port is None else str(default_port)
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if not host or set(host) & set("[]") or not port.isdecimal() or not 1 <= int(port) <= 65_535:
+        forms = "HOST:PORT or [IPV6]:PORT" if default_port is None else "HOST, HOST:PORT or [IPV6]:PORT"
+        raise argparse.ArgumentTypeError(f"{text!r} is no address: write {forms}")
+    return Server(host, int(port))
+
+
+def seconds(text: str) -> float:
+    """A time that is longer than none, and ends."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError(text)
+    return value
+
+
+def complaint(error: Exception) -> str:
+    """What went wrong, in a line."""
+    if isinstance(error, socket.gaierror):
+        return f"{error.strerror}; check its spelling, and your name server"
+    if isinstance(error, OSError) and not isinstance(error, udpguard.UdpGuardError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+def shown(text: str) -> str:
+    """What others wrote, without what would have the terminal do something."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
