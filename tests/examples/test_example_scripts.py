@@ -39,9 +39,7 @@ def test_it_has_no_path_of_any_machine_in_it(script: str) -> None:
     assert not re.search(r"""[\s'"(]/\w|\b[A-Z]:\\""", text)
 
 
-TAKES_ARGUMENTS = [
-    "dns_lookup.py", "dns_sweep.py", "ntp_offset.py", "tftp_get.py", "uppercase_client.py", "uppercase_server.py",
-]  # fmt: skip
+TAKES_ARGUMENTS = [script for script in SCRIPTS if "argparse" in (EXAMPLES / script).read_text()]
 
 
 @pytest.mark.parametrize("script", TAKES_ARGUMENTS)
