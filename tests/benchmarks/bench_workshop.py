@@ -95,18 +95,16 @@ class Workshop:
     ) -> Iterator[subprocess.Popen[str]]:
         """A process on a CPU; at the end its standard input is closed, which is to end it, or else it is killed."""
         variables = {name: value for name, value in os.environ.items() if name != "UDPGUARD_BACKEND"}
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=variables | dict(environment or {}),
-        )
+        with _on(cpu):
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=variables | dict(environment or {}),
+            )
         try:
-            if cpu is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.sched_setaffinity(process.pid, {cpu})
             yield process
         finally:
             _end(process)
@@ -124,11 +122,11 @@ class Workshop:
             raise ChildFailedError("ended without a word")
         return line
 
-    def result(self, process: subprocess.Popen[str], seconds: float) -> dict[str, Any]:
-        """The JSON that a process prints in the end.
+    def said(self, process: subprocess.Popen[str], seconds: float) -> tuple[str, str]:
+        """What a process has printed when it has ended, and what it said on its standard error.
 
         Raises:
-            ChildFailedError: It printed none, or not in time.
+            ChildFailedError: It failed, or did not end in time.
         """
         try:
             out, err = process.communicate(timeout=seconds + _GRACE)
@@ -137,7 +135,15 @@ class Workshop:
             raise ChildFailedError(f"did not end within {seconds + _GRACE:.0f} s") from None
         if process.returncode:
             raise ChildFailedError((err.strip().splitlines() or [f"exit status {process.returncode}"])[-1])
-        found: dict[str, Any] = json.loads(out)
+        return out, err
+
+    def result(self, process: subprocess.Popen[str], seconds: float) -> dict[str, Any]:
+        """The JSON that a process prints in the end.
+
+        Raises:
+            ChildFailedError: It printed none, or not in time.
+        """
+        found: dict[str, Any] = json.loads(self.said(process, seconds)[0])
         return found
 
     def run(
@@ -150,6 +156,20 @@ class Workshop:
         """
         with self.started(command, self.processors.contestant, environment) as process:
             return self.result(process, seconds)
+
+
+@contextlib.contextmanager
+def _on(cpu: int | None) -> Iterator[None]:
+    """Run on that CPU: what is started meanwhile stays there, and so does what it starts itself."""
+    if cpu is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
