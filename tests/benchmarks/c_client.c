@@ -1,12 +1,15 @@
 /*
  * The limit: what asking costs in C, with sendmmsg and recvmmsg and hardly any bookkeeping.
  *
- *     c_client PORT PEERS IN_FLIGHT WARM_UP SECONDS
+ *     c_client PORT PEERS IN_FLIGHT WARM_UP SECONDS [ZONE]
  *
  * It does the work that `bench_work.py` describes, and prints the same line of JSON. A window of IN_FLIGHT exchanges
  * slides over the peers, in batches as large as the window allows. Each reply is checked: its source, its number and
  * its filler must fit together. There is no table of what is pending, no deadline for each exchange and no task that
  * waits: a client that is of use to anybody does more.
+ *
+ * With a zone it asks name servers: for the addresses of n00000000.ZONE, n00000001.ZONE and so on, with the number's
+ * low bits as the id. A reply must have the id, the name, no error and an answer.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -23,7 +26,8 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { BATCH = 256, PAYLOAD = 32, NUMBER = 8, BUFFER = 4 << 20, PATIENCE_MS = 5000 };
+enum { BATCH = 256, PAYLOAD = 32, NUMBER = 8, LARGEST = 512, BUFFER = 4 << 20, PATIENCE_MS = 5000 };
+enum { DIGITS_AT = 14, DIGITS = 8, LABEL = 1 + DIGITS }; /* of a question: after the header, a length and an n */
 static const uint32_t FIRST_PEER = 0x7f010001; /* 127.1.0.1 */
 
 struct span {
@@ -34,12 +38,14 @@ struct span {
 static struct mmsghdr out[BATCH], in[BATCH];
 static struct iovec out_vectors[BATCH], in_vectors[BATCH];
 static struct sockaddr_in out_names[BATCH], in_names[BATCH];
-static unsigned char out_payloads[BATCH][PAYLOAD], in_payloads[BATCH][PAYLOAD + 1];
-static unsigned char filler[PAYLOAD - NUMBER];
+static unsigned char out_payloads[BATCH][LARGEST], in_payloads[BATCH][LARGEST];
+static unsigned char pattern[LARGEST]; /* what all payloads have in common */
+static size_t length = PAYLOAD;
 
 static int sock;
 static uint16_t port;
 static uint64_t peers, in_flight;
+static const char *zone; /* NULL: the peers send back what they are sent */
 
 static void fail(const char *what) {
     perror(what);
@@ -65,6 +71,39 @@ static long max_rss(void) {
     return kib;
 }
 
+static void make_question(void) {
+    size_t at = DIGITS_AT - 2;
+    memcpy(pattern, "\0\0\1\0\0\1\0\0\0\0\0\0", at); /* recursion desired, one question: RFC 1035, 4.1.1 */
+    pattern[at++] = LABEL;
+    memcpy(pattern + at, "n00000000", LABEL);
+    at += LABEL;
+    for (const char *label = zone; *label; label += label[0] == '.') {
+        size_t size = strcspn(label, ".");
+        if (size == 0 || size > 63 || at + size + 6 > sizeof pattern) {
+            fprintf(stderr, "%s is no zone\n", zone);
+            exit(2);
+        }
+        pattern[at++] = size;
+        memcpy(pattern + at, label, size);
+        at += size;
+        label += size;
+    }
+    memcpy(pattern + at, "\0\0\1\0\1", 5); /* the root; type A, class IN */
+    length = at + 5;
+}
+
+static void make_payload(unsigned char *payload, uint64_t number) {
+    uint64_t wire = htobe64(number);
+    if (!zone) {
+        memcpy(payload, &wire, NUMBER);
+        return;
+    }
+    payload[0] = number >> 8;
+    payload[1] = number;
+    for (int i = DIGITS - 1; i >= 0; i--, number /= 10)
+        payload[DIGITS_AT + i] = '0' + number % 10;
+}
+
 static void prepare(uint16_t server_port) {
     struct sockaddr_in any = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_ANY)}};
     int size = BUFFER;
@@ -73,17 +112,20 @@ static void prepare(uint16_t server_port) {
     if (sock < 0 || bind(sock, (struct sockaddr *)&any, sizeof any) < 0 || fcntl(sock, F_SETFL, O_NONBLOCK) < 0)
         fail("socket");
     setsockopt(sock, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
-    for (int i = 0; i < (int)sizeof filler; i++)
-        filler[i] = i;
+    if (zone)
+        make_question();
+    else
+        for (int i = NUMBER; i < PAYLOAD; i++)
+            pattern[i] = i - NUMBER;
     for (int i = 0; i < BATCH; i++) {
         out_names[i] = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = port};
-        out_vectors[i] = (struct iovec){out_payloads[i], PAYLOAD};
-        in_vectors[i] = (struct iovec){in_payloads[i], PAYLOAD + 1};
+        out_vectors[i] = (struct iovec){out_payloads[i], length};
+        in_vectors[i] = (struct iovec){in_payloads[i], LARGEST};
         out[i].msg_hdr = (struct msghdr){
             .msg_name = &out_names[i], .msg_namelen = sizeof out_names[i], .msg_iov = &out_vectors[i], .msg_iovlen = 1};
         in[i].msg_hdr = (struct msghdr){
             .msg_name = &in_names[i], .msg_namelen = sizeof in_names[i], .msg_iov = &in_vectors[i], .msg_iovlen = 1};
-        memcpy(out_payloads[i] + NUMBER, filler, sizeof filler);
+        memcpy(out_payloads[i], pattern, length);
     }
 }
 
@@ -102,8 +144,7 @@ static int await(short event) {
 static void ask(uint64_t number, int count) {
     int done = 0;
     for (int i = 0; i < count; i++) {
-        uint64_t wire = htobe64(number + i);
-        memcpy(out_payloads[i], &wire, NUMBER);
+        make_payload(out_payloads[i], number + i);
         out_names[i].sin_addr.s_addr = peer_of(number + i);
     }
     while (done < count) {
@@ -117,13 +158,36 @@ static void ask(uint64_t number, int count) {
     }
 }
 
+static int is_echo(const unsigned char *reply, uint64_t number) {
+    (void)number;
+    return memcmp(reply + NUMBER, pattern + NUMBER, PAYLOAD - NUMBER) == 0;
+}
+
+static int is_answer(const unsigned char *reply, uint64_t number) {
+    size_t after = DIGITS_AT + DIGITS;
+    return reply[0] == (number >> 8 & 255) && reply[1] == (number & 255) && reply[2] & 0x80 && !(reply[3] & 15) &&
+           (reply[6] | reply[7]) && memcmp(reply + DIGITS_AT - 2, pattern + DIGITS_AT - 2, 2) == 0 &&
+           memcmp(reply + after, pattern + after, length - after) == 0;
+}
+
+static uint64_t number_in(const unsigned char *reply) {
+    uint64_t wire, number = 0;
+    if (!zone) {
+        memcpy(&wire, reply, NUMBER);
+        return be64toh(wire);
+    }
+    for (int i = 0; i < DIGITS; i++)
+        number = number * 10 + (reply[DIGITS_AT + i] - '0');
+    return number;
+}
+
 static int is_right(int i, uint64_t first, uint64_t end) {
-    uint64_t wire, number;
-    memcpy(&wire, in_payloads[i], NUMBER);
-    number = be64toh(wire);
-    return in[i].msg_len == PAYLOAD && number >= first && number < end && in_names[i].sin_port == port &&
-           in_names[i].sin_addr.s_addr == peer_of(number) &&
-           memcmp(in_payloads[i] + NUMBER, filler, sizeof filler) == 0;
+    const unsigned char *reply = in_payloads[i];
+    if (zone ? in[i].msg_len < length : in[i].msg_len != length)
+        return 0;
+    uint64_t number = number_in(reply);
+    return number >= first && number < end && in_names[i].sin_port == port &&
+           in_names[i].sin_addr.s_addr == peer_of(number) && (zone ? is_answer : is_echo)(reply, number);
 }
 
 static struct span run(uint64_t first, uint64_t count) {
@@ -159,10 +223,11 @@ static struct span run(uint64_t first, uint64_t count) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 6) {
-        fprintf(stderr, "usage: %s PORT PEERS IN_FLIGHT WARM_UP SECONDS\n", argv[0]);
+    if (argc != 6 && argc != 7) {
+        fprintf(stderr, "usage: %s PORT PEERS IN_FLIGHT WARM_UP SECONDS [ZONE]\n", argv[0]);
         return 2;
     }
+    zone = argv[6]; /* argv ends with NULL */
     uint64_t warm_up = strtoull(argv[4], NULL, 10);
     peers = strtoull(argv[2], NULL, 10);
     in_flight = strtoull(argv[3], NULL, 10);
