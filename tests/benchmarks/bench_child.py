@@ -20,6 +20,7 @@ MODULES: Final = {
     "flood": "bench_flood",
     "drain": "bench_drain",
     "profile": "bench_profile",
+    "names": "bench_names",
 }
 
 

@@ -65,18 +65,69 @@ class HandWritten(asyncio.DatagramProtocol):
             self.pending.pop(addr, None)
 
 
+class HandWrittenWithIds(asyncio.DatagramProtocol):
+    """The same for name servers: a dictionary of futures by address and id, which is the next one that is free."""
+
+    transport: asyncio.DatagramTransport
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self.pending: dict[tuple[Address, bytes], asyncio.Future[bytes]] = {}
+        self.last = 0
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.DatagramTransport", transport)
+
+    @override
+    def datagram_received(self, data: bytes, addr: tuple[str | object, int]) -> None:
+        future = self.pending.get((cast("Address", addr), data[:2]))
+        if future is not None and not future.done():
+            future.set_result(data)
+
+    async def ask(self, addr: Address, data: bytes) -> bytes:
+        """Send a question with an id of its own, and wait for the answer with that id."""
+        key = self._next_key(addr)
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.pending[key] = future
+        try:
+            self.transport.sendto(key[1] + data[2:], addr)
+            async with asyncio.timeout(self.timeout):
+                return await future
+        finally:
+            del self.pending[key]
+
+    def _next_key(self, addr: Address) -> tuple[Address, bytes]:
+        while True:
+            self.last = (self.last + 1) & 0xFFFF
+            key = addr, self.last.to_bytes(2, "big")
+            if key not in self.pending:
+                return key
+
+
 @contextlib.asynccontextmanager
-async def by_hand(timeout: float) -> AsyncIterator[Client]:
-    """One socket, written by hand."""
+async def _by_hand(
+    timeout: float, protocol: Callable[[float], HandWritten | HandWrittenWithIds]
+) -> AsyncIterator[Client]:
     loop = asyncio.get_running_loop()
-    transport, protocol = await loop.create_datagram_endpoint(
-        lambda: HandWritten(timeout), local_addr=("0.0.0.0", 0), family=socket.AF_INET
+    transport, client = await loop.create_datagram_endpoint(
+        lambda: protocol(timeout), local_addr=("0.0.0.0", 0), family=socket.AF_INET
     )
     transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
     try:
-        yield Client(protocol.ask, transport.get_extra_info("sockname")[1])
+        yield Client(client.ask, transport.get_extra_info("sockname")[1])
     finally:
         transport.close()
+
+
+def by_hand(timeout: float) -> AbstractAsyncContextManager[Client]:
+    """One socket, written by hand."""
+    return _by_hand(timeout, HandWritten)
+
+
+def by_hand_with_ids(timeout: float) -> AbstractAsyncContextManager[Client]:
+    """One socket, written by hand to ask a name server many things at once."""
+    return _by_hand(timeout, HandWrittenWithIds)
 
 
 # ------------------------------------------------------------------------------------------- other libraries

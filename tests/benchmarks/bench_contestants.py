@@ -29,6 +29,7 @@ class Contestant:
         sweeps: Does all of the work by itself; None: it is asked one thing at a time.
         needs: The modules that must be installed.
         environment: Variables it is started with.
+        part: The one part of the benchmark that it takes part in; empty: any.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Contestant:
     sweeps: Sweeper | None = None
     needs: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    part: str = ""
 
     @property
     def missing(self) -> str:
@@ -49,6 +51,8 @@ class Contestant:
 STOCK: Final = Contestant("stock", "asyncio, by hand", opens=bench_clients.by_hand)
 UVLOOP: Final = Contestant("uvloop", "uvloop, by hand", "uvloop", bench_clients.by_hand)
 LIMIT: Final = Contestant("c", "C, sendmmsg/recvmmsg", None)
+MASSDNS: Final = Contestant("massdns", "massdns", None, part="names")
+MASSDNS_DEFAULT: Final = Contestant("massdns-default", "massdns, default buffers", None, part="names")
 BLOCKING: Final = Contestant("blocking", "blocking sockets", None)
 REFERENCES: Final = (STOCK, UVLOOP, LIMIT)
 """Those whom the others are compared with."""
@@ -86,6 +90,8 @@ CONTESTANTS: Final = (
         opens=bench_clients.keyless,
         environment=_PORTABLE,
     ),
+    MASSDNS,
+    MASSDNS_DEFAULT,
 )
 
 

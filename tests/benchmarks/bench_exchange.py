@@ -25,7 +25,8 @@ def measure(bench: Bench) -> list[dict[str, Any]]:
     """Run all contestants in turn, round after round, so that a round's noise is shared by all."""
     runs: list[dict[str, Any]] = []
     workshop, extent = bench.workshop, bench.extent
-    for number, contestants in bench.turns(bench.contestants, extent.rounds):
+    everybody = [each for each in bench.contestants if not each.part]
+    for number, contestants in bench.turns(everybody, extent.rounds):
         for depth, contestant in itertools.product(extent.in_flight, contestants):
             bench.say(f"exchange: round {number} of {extent.rounds}, {depth:,} in flight, {contestant.title}")
             run: dict[str, Any] = {"contestant": contestant.name, "in_flight": depth, "round": number}
@@ -107,7 +108,7 @@ def table(lines: Sequence[Run], absent: Mapping[str, str]) -> str:
     for depth in dict.fromkeys(line["in_flight"] for line in lines):
         rows = [["", "exchanges/s", *versus, "CPU µs", *versus, ""]]
         rows += [_row(line) for line in lines if line["in_flight"] == depth]
-        rows += [[named(name).title, f"not here: {why}"] for name, why in absent.items()]
+        rows += [[named(name).title, f"not here: {why}"] for name, why in absent.items() if not named(name).part]
         parts.append(f"{depth:,} in flight\n{aligned(rows)}")
     return "\n\n".join(parts)
 

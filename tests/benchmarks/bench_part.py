@@ -26,6 +26,7 @@ class Extent:
         held: How many requests are pending, in the part "memory".
         junk: Datagrams a second, in the part "junk".
         backlogs: Replies that wait, in the part "drain".
+        names: How many names are asked for, in the part "names".
     """
 
     rounds: int
@@ -36,6 +37,7 @@ class Extent:
     held: tuple[int, ...]
     junk: tuple[int, ...]
     backlogs: tuple[int, ...]
+    names: int
 
     @property
     def few_rounds(self) -> int:
@@ -58,6 +60,7 @@ class Extent:
             held=scaled(10_000) if quick else scaled(1_000, 10_000, 100_000),
             junk=(0, *(scaled(100_000) if quick else scaled(50_000, 100_000, 250_000))),
             backlogs=scaled(1_000, 10_000) if quick else scaled(1_000, 2_000, 5_000, 10_000),
+            names=scaled(50_000 if quick else 200_000)[0],
         )
 
 
@@ -71,6 +74,7 @@ class Bench:
         absent: Those who would take part but are not here, and what they lack.
         extent: How much is measured.
         say: Tells whoever watches how far it has got.
+        massdns: Where massdns is; None: nobody said.
     """
 
     workshop: Workshop
@@ -78,6 +82,7 @@ class Bench:
     absent: Mapping[str, str]
     extent: Extent
     say: Callable[[str], None]
+    massdns: str | None = None
 
     def of(self, names: Sequence[str]) -> list[Contestant]:
         """Those of these names who take part and are here."""
@@ -90,11 +95,19 @@ class Bench:
             yield number + 1, (*contestants[first:], *contestants[:first])
 
 
+class PartMissingError(Exception):
+    """A part can't be measured here; the message says why."""
+
+
 class Part(Protocol):
     """A part of the benchmark: a module with these functions, and a `child` that runs in a contestant's process."""
 
     def measure(self, bench: Bench) -> list[dict[str, Any]]:
-        """Run everything; the figures of each single run, one that failed with `failed`."""
+        """Run everything; the figures of each single run, one that failed with `failed`.
+
+        Raises:
+            PartMissingError: It can't be measured here.
+        """
 
     def summary(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
         """The medians and ratios."""

@@ -23,7 +23,8 @@ part in no median.
 The other parts take half the rounds, and tell in their files how they are measured: "pending" (cost against the number
 of others pending, `bench_pending.py`), "memory" (what a pending request holds, `bench_memory.py`), "junk" (goodput
 under a flood, `bench_junk.py`), "flood" (the socket filter against one, `bench_flood.py`), "drain" (a backlog after a
-blocked loop, `bench_drain.py`), "profile" (where an exchange's time goes, `bench_profile.py`).
+blocked loop, `bench_drain.py`), "profile" (where an exchange's time goes, `bench_profile.py`), "names" (a name server
+asked for many names, beside massdns, `bench_names.py`).
 
 The figures are medians for people to compare within one run. Nothing asserts them: machines differ, and are noisy.
 """
@@ -45,12 +46,14 @@ import bench_exchange
 import bench_flood
 import bench_junk
 import bench_machine
+import bench_massdns
 import bench_memory
+import bench_names
 import bench_pending
 import bench_profile
 import plots
-from bench_contestants import LIMIT, Contestant, chosen
-from bench_part import Bench, Extent, Part
+from bench_contestants import LIMIT, MASSDNS, MASSDNS_DEFAULT, Contestant, chosen
+from bench_part import Bench, Extent, Part, PartMissingError
 from bench_workshop import ChildFailedError, Processors, Workshop, find_compiler
 
 PARTS: Final[Mapping[str, Part]] = {
@@ -61,6 +64,7 @@ PARTS: Final[Mapping[str, Part]] = {
     "flood": bench_flood,
     "drain": bench_drain,
     "profile": bench_profile,
+    "names": bench_names,
 }
 JSON_FORMAT: Final = 1
 
@@ -82,7 +86,7 @@ def main() -> int:
     extent = Extent.of(quick=options.quick, rounds=options.rounds, in_flight=options.in_flight, scale=options.scale)
     try:
         processors = Processors.choose(pin=not options.no_pin)
-        document = measure(options.parts, everybody, extent, processors, awake=options.awake)
+        document = measure(options, everybody, extent, processors)
     except ChildFailedError as error:
         print(f"The benchmark can't be run: {error}", file=sys.stderr)
         return 2
@@ -92,13 +96,12 @@ def main() -> int:
 
 
 def measure(
-    parts: Sequence[str], everybody: Sequence[Contestant], extent: Extent, processors: Processors, *, awake: bool
+    options: argparse.Namespace, everybody: Sequence[Contestant], extent: Extent, processors: Processors
 ) -> dict[str, Any]:
-    """Measure these parts, print their tables, and give all there is to be kept."""
+    """Measure the parts that were chosen, print their tables, and give all there is to be kept."""
     compiler = find_compiler()
-    absent = {each.name: each.missing for each in everybody if each.missing}
-    if compiler is None and LIMIT in everybody:
-        absent[LIMIT.name] = "no C compiler"
+    awake = options.awake
+    absent = _absent(everybody, compiler, options.massdns)
     machine = bench_machine.describe()
     document: dict[str, Any] = {"format": JSON_FORMAT, "machine": machine, "processors": str(processors)}
     server = ("C" if compiler else "Python (no C compiler)") + (", never sleeps" if awake else "")
@@ -109,18 +112,37 @@ def measure(
     started = time.monotonic()
     with Workshop(processors, compiler=compiler, awake=awake) as workshop:
         here = [each for each in everybody if each.name not in absent]
-        bench = Bench(workshop, here, absent, extent, say)
-        for name in parts:
-            runs = PARTS[name].measure(bench)
-            say("")
+        bench = Bench(workshop, here, absent, extent, say, options.massdns)
+        for name in options.parts:
+            document[name] = _part(name, bench)
             document["seconds"] = round(time.monotonic() - started)
-            summary = PARTS[name].summary(runs)
-            document[name] = {"runs": runs, "summary": summary}
-            if runs:
-                print(f"\n{PARTS[name].table(summary, absent)}", flush=True)
-            else:
-                print(f"\n{name}: nobody who was chosen, and is here, takes part")
     return document
+
+
+def _absent(everybody: Sequence[Contestant], compiler: str | None, massdns: str | None) -> dict[str, str]:
+    """Who can't take part, and why."""
+    absent = {each.name: each.missing for each in everybody if each.missing}
+    if compiler is None and LIMIT in everybody:
+        absent[LIMIT.name] = "no C compiler"
+    why = bench_massdns.missing(massdns)
+    return absent | ({each.name: why for each in (MASSDNS, MASSDNS_DEFAULT) if each in everybody} if why else {})
+
+
+def _part(name: str, bench: Bench) -> dict[str, Any]:
+    """Measure a part, and print its table."""
+    part = PARTS[name]
+    try:
+        runs = part.measure(bench)
+    except PartMissingError as error:
+        print(f"\n{name}: not here: {error}")
+        return {"runs": [], "summary": [], "not_here": str(error)}
+    bench.say("")
+    summary = part.summary(runs)
+    if runs:
+        print(f"\n{part.table(summary, bench.absent)}", flush=True)
+    else:
+        print(f"\n{name}: nobody who was chosen, and is here, takes part")
+    return {"runs": runs, "summary": summary}
 
 
 def _keep(document: dict[str, Any], path: Path, folder: Path | None) -> int:
@@ -170,6 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scale", type=_positive(float), default=1.0, metavar="F", help="all spans and sizes times F")
     parser.add_argument("--no-pin", action="store_true", help="leave it to the system who runs on which CPU")
     parser.add_argument("--awake", action="store_true", help="the echo server never sleeps: nobody pays for waking it")
+    parser.add_argument("--massdns", metavar="PATH", help="where massdns is, for the part names: build it yourself")
     return parser
 
 

@@ -12,18 +12,25 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import bench_exchange
+import bench_massdns
+import bench_names
 import bench_tables
 import pytest
 from bench_contestants import CONTESTANTS, Contestant, chosen
+from bench_nameserver import find_nsd
+from bench_part import Bench, PartMissingError
+from bench_questions import is_answer, question, write_names
 from bench_work import Address, Plan, work
 from bench_workshop import find_compiler
 
 RUN = Path(__file__).with_name("run.py")
 LINUX = sys.platform == "linux"
 HAS_COMPILER = find_compiler() is not None
+# Where it is required, a test without it is to fail.
+HAS_NSD = find_nsd() is not None or os.environ.get("UDPGUARD_REQUIRE_INTEROP", "") not in {"", "0"}
 HAS_MATPLOTLIB = importlib.util.find_spec("matplotlib") is not None
 
 
@@ -40,12 +47,21 @@ class Ended:
 
 
 def command(folder: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Ended:
-    """Run the command as small as it goes; it must leave neither a process nor a temporary file behind."""
+    """Run the command as small as it goes."""
+    figures = folder / "figures.json"
+    small = ["--quick", "--scale", "0.002", "--json", str(figures)]
+    ended = script(folder, RUN, *small, *arguments, environment=environment)
+    if figures.exists():
+        ended.document = json.loads(figures.read_text(encoding="utf-8"))
+    return ended
+
+
+def script(folder: Path, path: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Ended:
+    """Run a command; it must leave neither a process nor a temporary file behind."""
     temporary = folder / "temporary"
     temporary.mkdir()
-    figures = folder / "figures.json"
     process = subprocess.Popen(
-        [sys.executable, str(RUN), "--quick", "--scale", "0.002", "--json", str(figures), *arguments],
+        [sys.executable, str(path), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -54,15 +70,24 @@ def command(folder: Path, *arguments: str, environment: Mapping[str, str] | None
     )
     try:
         out, err = process.communicate(timeout=60)
-        if os.name == "posix":
-            with pytest.raises(ProcessLookupError):
-                os.killpg(process.pid, 0)
+        assert running_in(process.pid) == []
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     assert not list(temporary.glob("udpguard*"))
-    document = json.loads(figures.read_text(encoding="utf-8")) if figures.exists() else {}
-    return Ended(process.returncode, out, err, document)
+    return Ended(process.returncode, out, err, {})
+
+
+def running_in(group: int) -> list[str]:
+    """The processes of a group that have not ended; who adopts what has ended buries it in his own time."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            name, _, rest = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")
+            state, _, its_group = rest.split()[:3]
+            if int(its_group) == group and state != "Z":
+                found.append(f"{name}) {state}")
+    return found
 
 
 def is_answered(run: Mapping[str, Any]) -> bool:
@@ -137,6 +162,80 @@ class TestCommand:
         assert [run["contestant"] for run in ended.runs("exchange")] == ["blocking"]
         assert all(map(is_answered, ended.runs("exchange")))
         assert "not here: no C compiler" in ended.out
+
+
+@pytest.mark.skipif(not HAS_NSD, reason="nsd is not installed: apt-get install nsd")
+@pytest.mark.skipif(not LINUX, reason="all of 127.0.0.0/8 is local on Linux only")
+class TestNames:
+    def test_every_name_is_answered_to_every_contestant(self, tmp_path: Path) -> None:
+        only = ["stock", "massdns", "c", "udpguard-assigned", "sweep-assigned"]
+        ended = command(tmp_path, "--parts", "names", "--only", *only, "--in-flight", "1", "8")
+        assert ended.status == 0, ended.err
+        here = {name for name in only if name != "massdns" and (name != "c" or HAS_COMPILER)}
+        runs = ended.runs("names")
+        assert {(run["contestant"], run["in_flight"]) for run in runs} == {(name, 8) for name in here}
+        assert all(map(is_answered, runs)), runs
+        assert {run["asked"] for run in runs if run["contestant"] != "c"} == {100}
+        assert all(run["server_cpu"] >= 0 for run in runs)
+        lines = ended.document["names"]["summary"]
+        assert {line["cpu_vs_stock"] for line in lines if line["contestant"] == "stock"} == {1.0}
+        assert "not here: say where it is: --massdns PATH" in ended.out
+
+    def test_a_stand_in_for_massdns_is_started_and_its_status_is_read(self, tmp_path: Path) -> None:
+        stand_in = tmp_path / "massdns"
+        stand_in.write_text(STAND_IN.format(python=sys.executable), encoding="utf-8")
+        stand_in.chmod(0o755)
+        only = ["massdns", "massdns-default"]
+        ended = command(tmp_path, "--parts", "names", "--only", *only, "--in-flight", "8", "--massdns", str(stand_in))
+        assert ended.status == 0, ended.err
+        plain, default = sorted(ended.runs("names"), key=lambda run: str(run["contestant"]))
+        assert (plain["asked"], plain["right"], plain["lost"]) == (100, 100, 0)
+        assert (default["asked"], default["right"], default["lost"]) == (100, 97, 3), "its status was not heeded"
+        assert "3 lost of 100" in ended.out
+
+
+# It answers for every name in its last argument, but where nobody gives it buffers for three less.
+STAND_IN = """#!{python}
+import json, pathlib, sys
+if "--help" in sys.argv:
+    sys.exit("  -s  --hashmap-size       Number of concurrent lookups. (Default: 10000)")
+assert pathlib.Path(sys.argv[sys.argv.index("-r") + 1]).read_text().startswith("127.")
+count = len(pathlib.Path(sys.argv[-1]).read_text().splitlines())
+print("a warning", file=sys.stderr)
+print(json.dumps({{"response": {{"OK": {{"success_number": 0}}}}}}), file=sys.stderr)
+right = count if "--rcvbuf" in sys.argv or count < 3 else count - 3
+print(json.dumps({{"response": {{"OK": {{"success_number": right}}}}}}), file=sys.stderr)
+"""
+
+
+class TestNamesWithoutServer:
+    def test_without_nsd_the_part_is_not_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("bench_names.find_nsd", lambda: None)
+        with pytest.raises(PartMissingError, match="nsd is not installed"):
+            bench_names.measure(cast("Bench", None))
+
+    def test_who_is_not_massdns_is_not_here(self, tmp_path: Path) -> None:
+        assert bench_massdns.missing(None) == "say where it is: --massdns PATH"
+        assert bench_massdns.missing(str(tmp_path / "massdns")).startswith("it doesn't run: ")
+        assert bench_massdns.missing(sys.executable) == f"{sys.executable} is not massdns"
+
+    def test_names_are_packed_as_the_rfc_has_it(self, tmp_path: Path) -> None:
+        names = tmp_path / "names"
+        write_names(names, 3, "sweep.test")
+        lines = names.read_bytes().splitlines(keepends=True)
+        assert lines == [b"n00000000.sweep.test\n", b"n00000001.sweep.test\n", b"n00000002.sweep.test\n"]
+        packed = b"\0\0\1\0\0\1\0\0\0\0\0\0\x09n00000001\x05sweep\x04test\0\0\1\0\1"
+        assert question(lines[1]) == question(b"n00000001.sweep.test.") == packed
+
+    def test_an_answer_repeats_the_question_and_has_no_error(self) -> None:
+        asked = question(b"a.test")
+        header, rest = b"\x12\x34\x85\0\0\1\0\1\0\0\0\0", asked[12:]
+        assert is_answer(asked, header + rest + b"\xc0\x0c")
+        assert not is_answer(asked, header + question(b"b.test")[12:])
+        assert not is_answer(asked, b"\x12\x34\5" + header[3:] + rest), "a question"
+        assert not is_answer(asked, header[:3] + b"\3" + header[4:] + rest), "NXDOMAIN"
+        assert not is_answer(asked, header[:7] + b"\0" + header[8:] + rest), "no answer"
+        assert not is_answer(asked, b"")
 
 
 def a_run(contestant: str, number: int, *, lost: int = 0, cpu: float = 1.0) -> dict[str, Any]:
