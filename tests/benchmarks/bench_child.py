@@ -21,6 +21,7 @@ MODULES: Final = {
     "drain": "bench_drain",
     "profile": "bench_profile",
     "names": "bench_names",
+    "million": "million",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import os
@@ -18,15 +19,19 @@ import bench_exchange
 import bench_massdns
 import bench_names
 import bench_tables
+import million
 import pytest
 from bench_contestants import CONTESTANTS, Contestant, chosen
 from bench_nameserver import find_nsd
 from bench_part import Bench, PartMissingError
 from bench_questions import is_answer, question, write_names
-from bench_work import Address, Plan, work
+from bench_work import Address, Figures, Plan, work
 from bench_workshop import find_compiler
 
+import udpguard
+
 RUN = Path(__file__).with_name("run.py")
+MILLION = Path(__file__).with_name("million.py")
 LINUX = sys.platform == "linux"
 HAS_COMPILER = find_compiler() is not None
 # Where it is required, a test without it is to fail.
@@ -193,6 +198,13 @@ class TestNames:
         assert (default["asked"], default["right"], default["lost"]) == (100, 97, 3), "its status was not heeded"
         assert "3 lost of 100" in ended.out
 
+    def test_a_sweep_accounts_for_every_name(self, tmp_path: Path) -> None:
+        ended = script(tmp_path, MILLION, "--names", "2000", "--in-flight", "100")
+        assert ended.status == 0, ended.out + ended.err
+        assert "2,000 names: 2,000 answered right, 0 wrong, 0 failed, 0 without an outcome" in ended.out
+        assert "Every name is accounted for, in bounded memory." in ended.out
+        assert "not here: say where it is: --massdns PATH" in ended.out
+
 
 # It answers for every name in its last argument, but where nobody gives it buffers for three less.
 STAND_IN = """#!{python}
@@ -236,6 +248,36 @@ class TestNamesWithoutServer:
         assert not is_answer(asked, header[:3] + b"\3" + header[4:] + rest), "NXDOMAIN"
         assert not is_answer(asked, header[:7] + b"\0" + header[8:] + rest), "no answer"
         assert not is_answer(asked, b"")
+
+
+class TestAccount:
+    def test_a_name_without_an_outcome_or_with_two_is_noticed(self) -> None:
+        account = million.Account(3, "test")
+        right = udpguard.Reply(b"\0\0\x85\0\0\1\0\1" + question(b"n00000001.test")[8:], PEER, None, 1)
+        account.enter(1, right, None)
+        account.enter(1, right, None)
+        account.enter(0, right, None)
+        account.close()
+        found = account.found()
+        assert (found["missing"], found["repeated"]) == (1, 1)
+        assert (account.figures.right, account.figures.wrong) == (2, 1), "the answer for 1 is none for 0"
+
+    @pytest.mark.parametrize("changed", [{"right": 9, "lost": 1}, {"missing": 1}, {"repeated": 1}, {"grown": 9 << 20}])
+    def test_the_command_says_what_is_amiss(self, changed: dict[str, int], capsys: pytest.CaptureFixture[str]) -> None:
+        assert million.judge(an_account(), 10) == 0
+        assert million.judge(an_account(**changed), 10) == 1
+        assert "NOT" in capsys.readouterr().out
+
+
+PEER = udpguard.Peer("127.1.0.1", 53)
+
+
+def an_account(
+    *, right: int = 10, lost: int = 0, missing: int = 0, repeated: int = 0, grown: int = 0
+) -> dict[str, Any]:
+    resident = [1 << 20, *[20 << 20] * 18, (20 << 20) + grown]
+    figures = dataclasses.asdict(Figures(asked=right + lost, right=right, lost=lost))
+    return {"figures": figures, "missing": missing, "repeated": repeated, "resident": resident, "progress": ""}
 
 
 def a_run(contestant: str, number: int, *, lost: int = 0, cpu: float = 1.0) -> dict[str, Any]:
