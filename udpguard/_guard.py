@@ -145,6 +145,8 @@ class Guard:
         """The sockets that are still to be caught up with before anything expires."""
         self._behind_since = 0.0
         """When that began: all that came before is read in the end."""
+        self._arrived = -math.inf
+        """When the latest of what was read since then had come."""
         self.sweeps: set[Bulk] = set()
         """Those that go on."""
         self._foremost: Entry | None = None
@@ -370,10 +372,13 @@ class Guard:
             self._take(batch, now, None, port)
             return
         arrivals = [now - age for age in ages]
-        if is_due and max(arrivals) >= self.timer_at:
-            self._take_overdue(batch, now, arrivals, port)
-        else:
-            self._take(batch, now, arrivals, port)
+        if is_due:
+            self._arrived = max(arrivals)
+            # The timer may be for what was answered since, or for a step: then nothing here can have come too late.
+            if self._arrived >= self.registry.timetable.next_deadline():
+                self._take_overdue(batch, now, arrivals, port)
+                return
+        self._take(batch, now, arrivals, port)
 
     def _take(self, batch: Batch, now: float, arrivals: Sequence[float] | None, port: int) -> None:
         self._settle(self.registry.receive_batch(batch, now, arrivals, port))
@@ -546,7 +551,7 @@ class Guard:
             self._behind, self._behind_since = list(self.channels), self.clock()
         try:
             # A reply that lies in the socket already is in time, however late the loop gets to read it.
-            self._behind = [channel for channel in self._behind if not channel.catch_up()]
+            self._behind = [channel for channel in self._behind if not self._is_caught_up(channel)]
         finally:
             if self.closed or self._timer is not None or self.loop is None:
                 pass
@@ -555,6 +560,14 @@ class Guard:
                 self._fall_due(self._behind_since)
             else:  # others have their turn, then it goes on
                 self._timer = self.loop.call_soon(self._on_timer)
+
+    def _is_caught_up(self, channel: Channel) -> bool:
+        """Read a socket; whether that was all of what had come when something was due.
+
+        Where more keeps coming, as in a sweep, it is told by when it came: else what is due would wait for all of it.
+        """
+        self._arrived = -math.inf
+        return channel.catch_up() or self._arrived >= self._behind_since
 
     def _fall_due(self, now: float) -> None:
         """End what is due at that time, and take the steps that are."""

@@ -480,6 +480,70 @@ async def test_two_sockets_that_are_never_empty_keep_nothing_from_its_deadline()
         await asyncio.wait_for(client.request(at(1), b"x", timeout=0.01), 5.0)
 
 
+class Busy:
+    """A channel that always has more to read, such as a sweep's whose questions are answered as fast as they are asked.
+
+    What it has comes from this list first, as payloads, ports and how long they have lain there.
+    """
+
+    def __init__(self, guard: Guard, channel: Any, first: list[tuple[bytes, int, float]]) -> None:
+        self.guard = guard
+        self.channel = channel
+        self.first = first
+
+    def catch_up(self) -> bool:
+        data, port, age = self.first.pop(0) if self.first else (b"junk", 9, 0.0)
+        self.guard.receive([(data, wire(port))], lambda *, exactly: [age])
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.channel, name)
+
+
+async def test_a_socket_that_is_never_empty_keeps_nothing_from_its_deadline() -> None:
+    guard, channel, client = made()
+    guard.channels[:] = [Busy(guard, channel, [])]  # type: ignore[list-item]
+    with pytest.raises(udpguard.ReplyTimeoutError):
+        await asyncio.wait_for(client.request(at(1), b"x", timeout=0.01), 5.0)
+    assert guard.statistics().unknown_peer == 1, "what is read comes after the deadline"
+    assert_nothing_left(guard)
+
+
+async def test_what_came_before_the_deadline_is_read_before_anything_expires() -> None:
+    guard, channel, client = made()
+    guard.channels[:] = [Busy(guard, channel, [(b"junk", 9, 60.0)] * 20 + [(b"X", 1, 60.0)])]  # type: ignore[list-item]
+    assert await client.request(at(1), b"x", timeout=0.01) == b"X"
+    assert guard.statistics().unknown_peer >= 20
+    assert_nothing_left(guard)
+
+
+async def test_what_is_due_is_looked_at_one_by_one_only_where_a_deadline_has_passed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # That takes twice as long; the timer may be for a request that was answered since, or for sending one again.
+    guard, _, client = made()
+    overdue: list[int] = []
+    real = guard.registry.receive_overdue
+    monkeypatch.setattr(
+        guard.registry, "receive_overdue", lambda batch, *rest: overdue.append(len(batch)) or real(batch, *rest)
+    )
+    answered = start(client.request(at(1), b"x", timeout=1.0))
+    again = start(client.request(at(2), b"x", retry=udpguard.Retry(attempts=2, initial=1.0, jitter=0.0)))
+    brief = start(client.request(at(3), b"x", timeout=5.0))
+    await turns()
+    guard.receive([(b"X", wire(1))])
+    real_clock, late = guard.clock, 2.0
+    guard.clock = lambda: real_clock() + late
+    guard.receive([(b"Y", wire(2))], lambda *, exactly: [0.0])
+    assert (await answered, await again, overdue) == (b"X", b"Y", [])
+    late = 6.0
+    guard.receive([(b"Z", wire(3))], lambda *, exactly: [0.0])
+    assert overdue == [1]
+    with pytest.raises(udpguard.ReplyTimeoutError):
+        await brief
+    assert_nothing_left(guard)
+
+
 async def test_an_endless_wait_is_no_step_to_remember() -> None:
     class Once(RetryPolicy):
         def waits(self, peer: Any, random: Any) -> list[float]:

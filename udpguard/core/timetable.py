@@ -114,7 +114,14 @@ class Timetable(Generic[D, S]):
             self._dead_steps = 0
 
     def next_due(self) -> float:
-        """When the next thing falls due; math.inf for never."""
+        """When the next thing falls due, a deadline or a step; math.inf for never."""
+        while self._steps and self._steps[0][2].step_at != self._steps[0][0]:
+            heapq.heappop(self._steps)
+            self._dead_steps -= 1
+        return min(self.next_deadline(), self._steps[0][0] if self._steps else math.inf)
+
+    def next_deadline(self) -> float:
+        """When the next of those that have not ended reaches its deadline; math.inf for never."""
         self._bound = _FEW  # much may be gone since it was set
         when = math.inf
         for timeout, lane in list(self.lanes.items()):
@@ -128,10 +135,7 @@ class Timetable(Generic[D, S]):
         while self._odd and _is_stale(self._odd[0]):
             heapq.heappop(self._odd)
             self._dead -= 1
-        while self._steps and self._steps[0][2].step_at != self._steps[0][0]:
-            heapq.heappop(self._steps)
-            self._dead_steps -= 1
-        return min(when, self._odd[0][0] if self._odd else math.inf, self._steps[0][0] if self._steps else math.inf)
+        return min(when, self._odd[0][0] if self._odd else math.inf)
 
     def expired(self, now: float) -> list[D]:
         """Take out what has reached its deadline and has not ended; the earliest first."""
