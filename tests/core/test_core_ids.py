@@ -168,7 +168,8 @@ def test_none_is_in_use_twice(steps: list[tuple[str, int]], randomness: random.R
             ended = order.pop(number % len(order))
             pending.discard(ended)
             lately.add(ended)
-    assert ids.queue is None or sorted(ids.queue) == list(range(256)), "the queue has each of them once"
+    every = [bytes((number,)) for number in range(256)]
+    assert ids.queue is None or sorted(ids.queue) == every, "the queue has each of them once"
 
 
 # ----------------------------------------------------------------------------------------------- the registry's

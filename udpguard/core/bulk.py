@@ -130,24 +130,26 @@ def ask_many(
             if pool.gate.free <= 0:
                 rest.append(item)
                 continue
-            drawn = registry._pot[registry._pot_at : registry._pot_at + length]
-            if len(drawn) == length:
-                registry._pot_at += length
-            else:
-                drawn = registry._random(length)
-            slot: Slot = (wire, number, drawn)
+            slot: Slot | None = None
+            if pool.queue is None:
+                drawn = registry._pot[registry._pot_at : registry._pot_at + length]
+                if len(drawn) == length:
+                    registry._pot_at += length
+                else:
+                    drawn = registry._random(length)
+                slot = (wire, number, drawn)
             if (
-                pool.queue is not None
+                slot is None
                 or slot in fresh_ended
                 or slot in old_ended
                 or shapes.any
                 or pending.setdefault(slot, question) is not question
             ):
-                picked = registry.assign(pool, (wire,), now, wire)
-                if picked is None:
+                slot = registry.assign(pool, (wire,), now, wire)
+                if slot is None:
                     rest.append(item)
                     continue
-                slot, drawn = picked, cast("bytes", picked[2])
+                drawn = cast("bytes", slot[2])
                 pending[slot] = question
             pool.gate.free -= 1
             question.own_slot = slot

@@ -45,7 +45,7 @@ class IdPool:
         self.length: int = correlator.length
         self._bits = correlator.length * 8
         self._random_bits = random_bits
-        self.queue: deque[int] | None = None
+        self.queue: deque[bytes] | None = None
         """The ids in the order in which they are to be used, once draws have begun to fail."""
         self._taken_at = 0.0
         self.gate: Gate[Entry] = Gate(1 << self._bits)
@@ -62,29 +62,25 @@ class IdPool:
             now: The time in seconds.
             others: Further sources that the reply may come from, where the id must be free as well.
         """
-
-        def is_free(slot: Slot) -> bool:
-            return slot not in pending and all((token, slot[1], slot[2]) not in pending for token in others)
-
         if self.queue is not None and now - self._taken_at > _LATELY:
             self.queue = None
         slot: Slot | None = None
         if self.queue is None:
-            slot = self._drawn(lately, is_free)
+            slot = self._drawn(pending, lately, others)
         if slot is None and self._bits <= _LARGEST_QUEUE:
             if self.queue is None:
                 self.queue = self._fill(lately)
                 self._taken_at = now
-            slot = self._oldest(self.queue, is_free)
+            slot = self._oldest(self.queue, pending, others)
         if slot is not None:
             self._taken_at = now
         return slot
 
-    def _drawn(self, lately: Container[Slot], is_free: Callable[[Slot], bool]) -> Slot | None:
+    def _drawn(self, pending: Container[Slot], lately: Container[Slot], others: Sequence[Token]) -> Slot | None:
         # Of 2**24 or more ids at least 15 in 16 can be used again: there a failure is the dice's.
         for _ in range(_TRIES if self._bits <= _LARGEST_QUEUE else 1_000):
-            slot = self._slot(self._random_bits(self._bits))
-            if slot not in lately and is_free(slot):
+            slot = self._slot(self._key(self._random_bits(self._bits)))
+            if slot not in lately and slot not in pending and not _is_used(slot, others, pending):
                 return slot
         return None
 
@@ -93,32 +89,39 @@ class IdPool:
         """Whether no id is in use, or about to be."""
         return self.gate.free == 1 << self._bits
 
-    def _slot(self, number: int) -> Slot:
-        return (self._token, self._book, number.to_bytes(self.length, "big"))
+    def _key(self, number: int) -> bytes:
+        return number.to_bytes(self.length, "big")
 
-    def _oldest(self, queue: deque[int], is_free: Callable[[Slot], bool]) -> Slot | None:
+    def _slot(self, key: bytes) -> Slot:
+        return (self._token, self._book, key)
+
+    def _oldest(self, queue: deque[bytes], pending: Container[Slot], others: Sequence[Token]) -> Slot | None:
         """The one at the front that is free; it goes to the end, like those that are in use."""
         for _ in range(len(queue)):
-            number = queue.popleft()
-            queue.append(number)
-            slot = self._slot(number)
-            if is_free(slot):
+            slot = (self._token, self._book, queue[0])
+            queue.rotate(-1)
+            if slot not in pending and not (others and _is_used(slot, others, pending)):
                 return slot
         return None
 
-    def _fill(self, lately: Container[Slot]) -> deque[int]:
-        fresh: list[int] = []
-        used: list[int] = []
-        for number in range(1 << self._bits):
-            (used if self._slot(number) in lately else fresh).append(number)
+    def _fill(self, lately: Container[Slot]) -> deque[bytes]:
+        fresh: list[bytes] = []
+        used: list[bytes] = []
+        for key in map(self._key, range(1 << self._bits)):
+            (used if self._slot(key) in lately else fresh).append(key)
         self._shuffle(fresh)
         self._shuffle(used)
         return deque(fresh + used)
 
-    def _shuffle(self, numbers: list[int]) -> None:
+    def _shuffle(self, keys: list[bytes]) -> None:
         """Fisher and Yates', with one large draw instead of many small ones (the bias is below 2**-32)."""
         step = 6
-        pot = self._random_bits(8 * step * len(numbers) or 1).to_bytes(step * len(numbers) + 1, "little")
-        for i in range(len(numbers) - 1, 0, -1):
+        pot = self._random_bits(8 * step * len(keys) or 1).to_bytes(step * len(keys) + 1, "little")
+        for i in range(len(keys) - 1, 0, -1):
             j = int.from_bytes(pot[i * step : (i + 1) * step], "little") % (i + 1)
-            numbers[i], numbers[j] = numbers[j], numbers[i]
+            keys[i], keys[j] = keys[j], keys[i]
+
+
+def _is_used(slot: Slot, others: Sequence[Token], pending: Container[Slot]) -> bool:
+    """Whether the key is in use with one of these, too."""
+    return any((token, slot[1], slot[2]) in pending for token in others)

@@ -252,9 +252,9 @@ class Ledger:
 
     def assign(self, pool: IdPool, tokens: Sequence[Token], now: float, asked: Wire | None = None) -> Slot | None:
         """Pick an id that is free in all the slots it will be expected in; None where none is."""
-        others = list(tokens[1:])
+        others = tokens[1:]
         if asked is not None and (self._shapes.any or asked not in tokens):
-            others += self._covering_tokens(asked)
+            others = [*others, *self._covering_tokens(asked)]
         return pool.take(self._pending, self._ended, now, others)
 
     def withdraw(self, entry: Entry, now: float) -> bool:
