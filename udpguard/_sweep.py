@@ -629,16 +629,14 @@ class Engine(Bulk):
     def _step_at_first(self) -> None:
         """Have a step when the first of the plain questions is to be sent again."""
         firsts = self._firsts
-        while firsts and firsts[0][2].ended:
-            heapq.heappop(firsts)
-        if firsts and firsts[0][0] < self.step_at:
+        if firsts and firsts[0][0] < self.step_at:  # perhaps it was answered; to look costs more than one step too many
             self._guard.registry.timetable.add_step(self, firsts[0][0])
             self._guard.due_at(firsts[0][0])
 
     def _send_again(self, now: float) -> None:
         """Send again what is due."""
         firsts = self._firsts
-        while firsts and firsts[0][0] <= now:
+        while firsts and (firsts[0][0] <= now or firsts[0][2].ended):
             when, _, question, waits = heapq.heappop(firsts)
             if question.ended:
                 continue
