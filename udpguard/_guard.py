@@ -149,6 +149,8 @@ class Guard:
         """When the latest of what was read since then had come."""
         self.sweeps: set[Bulk] = set()
         """Those that go on."""
+        self._silent: tuple[tuple[float, int, float], str, str] = ((math.nan, 0, 0.0), "", "")
+        """What is told of silence, by time-out, attempts and delay: before the peer's name, and after it."""
         self._foremost: Entry | None = None
         """Who waited for the sockets and has its turn now."""
         self._open = 0
@@ -583,6 +585,44 @@ class Guard:
 
     def timed_out(self, entry: Entry, stalled: float, seconds: float | None = None) -> ReplyTimeoutError:
         """Why no reply came: to an exchange that has expired, or in the latest so many seconds."""
+        wire = None if entry.source is None else entry.source.token
+        more, sent = entry.more, 0
+        if more is None:
+            sent = int(entry.sent_at is not None)
+        elif entry.is_swept and more.waits_for is None:
+            sent = more.attempts
+        if sent and isinstance(wire, bytes) and self.registry.is_quiet(wire, entry.began):
+            return self._silence(wire, entry.timeout, sent, stalled)
+        return self._explained(entry, stalled, seconds)
+
+    def _silence(self, wire: Wire, timeout: float, sent: int, stalled: float) -> ReplyTimeoutError:
+        """What is told of a plain question where nothing at all came meanwhile.
+
+        A sweep of an empty network has one for each address: all of them say the same but for that, and to find it out
+        anew takes four times as long.
+        """
+        if self._silent[0] != (timeout, sent, stalled):
+            head, _, tail = explain(
+                TimeoutFacts(
+                    asked="\0",
+                    timeout=timeout,
+                    attempts=sent,
+                    waited_for=None,
+                    near_misses=(),
+                    objection=None,
+                    has_accept=False,
+                    has_key=False,
+                    heard=False,
+                    stalled=stalled,
+                    untried=(),
+                )
+            ).partition("\0")
+            self._silent = ((timeout, sent, stalled), head, tail)
+        peer = peer_of(wire)
+        _, head, tail = self._silent
+        return ReplyTimeoutError(f"{head}{peer}{tail}", peer=peer, timeout=timeout, attempts=sent)
+
+    def _explained(self, entry: Entry, stalled: float, seconds: float | None) -> ReplyTimeoutError:
         more = entry.more or Details()
         asked = [source.token for source in more.asked] or ([entry.source.token] if entry.source is not None else [])
         wires = [token for token in asked if isinstance(token, bytes)]

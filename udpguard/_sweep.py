@@ -53,6 +53,7 @@ Questions: TypeAlias = (
 
 _TOGETHER: Final = 64
 _CHUNKS: Final = 4
+_STEP: Final = _CHUNKS * _TOGETHER
 _FEW: Final = 64
 # In seconds: where the rate would allow more, but those whom it let go did not leave yet.
 _A_LITTLE: Final = 0.001
@@ -634,21 +635,27 @@ class Engine(Bulk):
             self._guard.due_at(firsts[0][0])
 
     def _send_again(self, now: float) -> None:
-        """Send again what is due."""
-        firsts = self._firsts
-        while firsts and (firsts[0][0] <= now or firsts[0][2].ended):
+        """Send again what is due, but not all at once if that is very much."""
+        firsts, again = self._firsts, self._again
+        while firsts and (firsts[0][2].ended or (firsts[0][0] <= now and len(again) < _STEP)):
             when, _, question, waits = heapq.heappop(firsts)
             if question.ended:
                 continue
+            wait = when - question.began
             if question.more is not None and not question.more.attempts:  # the socket has not taken it yet
-                heapq.heappush(firsts, (now + (when - question.began), next(self._order), question, waits))
+                heapq.heappush(firsts, (now + max(wait, _A_LITTLE), next(self._order), question, waits))
                 continue
-            again = self._again_of(question, waits, when - question.began)
-            if again is not None:
-                self._again.append(again)
-        self._step_at_first()
-        while self._again and self._pace.allowance(now) > 0:
-            self._again.popleft().step()
+            one = self._again_of(question, waits, wait)
+            if one is not None:
+                again.append(one)
+        if len(again) < _STEP:
+            self._step_at_first()
+        left = _STEP
+        while again and left and self._pace.allowance(now) > 0:
+            again.popleft().step()
+            left -= 1
+        if not left:
+            self.poke()  # others have their turn first
 
     def _again_of(self, question: SweptQuestion, waits: tuple[float, ...], first: float) -> Again | None:
         guard, source = self._guard, question.source

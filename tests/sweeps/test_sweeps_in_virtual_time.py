@@ -513,3 +513,44 @@ def test_late_answers_reach_nobody() -> None:
             assert await at_rest(endpoint) == []
 
     in_virtual_time(main)
+
+
+@pytest.mark.parametrize("retry", [None, Retry(attempts=2, initial=0.3, jitter=0.0)])
+def test_silence_is_explained_as_ever(retry: Retry | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The short way to say it says the same as the long one."""
+
+    async def main() -> None:
+        for port in (7, 8, 9):
+            await serve(A, silent, port)
+        async with udpguard.open_endpoint() as endpoint:
+            more: dict[str, Any] = {"timeout": 0.25} if retry is None else {"retry": retry}
+            (short,) = await swept(endpoint, [((A, 7), b"x")], **more)
+            with pytest.raises(udpguard.ReplyTimeoutError) as asked:
+                await endpoint.request((A, 8), b"x", **more)
+            monkeypatch.setattr(endpoint._guard.registry, "is_quiet", lambda *_: False)
+            (long,) = await swept(endpoint, [((A, 9), b"x")], **more)
+            told = [
+                str(error).replace(":8 ", ":7 ").replace(":9 ", ":7 ")
+                for error in (short.error, asked.value, long.error)
+            ]
+            assert len(set(told)) == 1, told
+            fields = [
+                (error.timeout, error.attempts, error.near_misses, error.icmp, error.peer[0])
+                for error in (short.error, asked.value, long.error)
+            ]  # type: ignore[union-attr]
+            assert len(set(fields)) == 1, fields
+
+    in_virtual_time(main)
+
+
+def test_strangers_are_told_of_a_sweeps_time_outs_too() -> None:
+    async def main() -> None:
+        other = await serve(B)
+        await serve(A, lambda server, data, addr: other.transport.sendto(data, addr))
+        async with udpguard.open_endpoint() as endpoint:
+            (outcome,) = await swept(endpoint, [((A, 7), b"x")], timeout=0.5)
+            assert "1 datagram came from 192.0.2.2:7 instead" in str(outcome.error)
+            (outcome,) = await swept(endpoint, [((A, 7), b"x")], retry=Retry(attempts=2, initial=0.1))
+            assert "2 datagrams came from 192.0.2.2:7 instead" in str(outcome.error)
+
+    in_virtual_time(main)

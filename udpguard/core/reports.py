@@ -55,6 +55,10 @@ class Reports(Judge):
             self._fault(fault)
         return None
 
+    def is_quiet(self, wire: Wire, since: float) -> bool:
+        """Whether nothing came since then that could explain why this peer does not answer."""
+        return wire not in self._hints and self._rejected.is_quiet(since) and self._strangers.is_quiet(since)
+
     def hints(self, entry: Entry, since: float | None = None) -> list[IcmpMessage]:
         """What was noted about its peers while it waited, or since then."""
         wires = [peer.token for peer in asked(entry) if isinstance(peer.token, bytes)]

@@ -432,17 +432,19 @@ class Source(Gate[Entry]):
 
     def _know(self, book: Book) -> None:
         """Remember that replies from here may carry keys of this book; of books nobody needs but a few."""
+        if not self.books:
+            self.books = (book,)
+            return
         books = [*self.books, book]
-        if self.books:
-            pools = self.own_pools()
-            if pools.live is None:
-                pools.live = {self.books[0].number: self.live - 1 - self._of_nobody()}
-            if len(books) > _MOST_BOOKS:
-                books = [known for known in books if known is book or self._needs(known)]
-                pools.live = {known.number: self._count(known) for known in books} if len(books) > 1 else None
-                kept = {known.number for known in books}
-                for number in [number for number in pools if number not in kept]:
-                    del pools[number]
+        pools = self.own_pools()
+        if pools.live is None:
+            pools.live = {self.books[0].number: self.live - 1 - self._of_nobody()}
+        if len(books) > _MOST_BOOKS:
+            books = [known for known in books if known is book or self._needs(known)]
+            pools.live = {known.number: self._count(known) for known in books} if len(books) > 1 else None
+            kept = {known.number for known in books}
+            for number in [number for number in pools if number not in kept]:
+                del pools[number]
         self.books = tuple(sorted(books, key=lambda known: known.rank))
 
     def _of_nobody(self) -> int:
