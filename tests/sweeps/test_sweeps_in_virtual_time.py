@@ -535,7 +535,7 @@ def test_silence_is_explained_as_ever(retry: Retry | None, monkeypatch: pytest.M
             ]
             assert len(set(told)) == 1, told
             fields = [
-                (error.timeout, error.attempts, error.near_misses, error.icmp, error.peer[0])
+                (round(error.timeout, 6), error.attempts, error.near_misses, error.icmp, error.peer[0])
                 for error in (short.error, asked.value, long.error)
             ]  # type: ignore[union-attr]
             assert len(set(fields)) == 1, fields
