@@ -270,9 +270,9 @@ class Inbox(Lasting, Generic[T]):
         return min((reader.deadline for reader in self._readers if not reader.future.done()), default=math.inf)
 
     def remind(self) -> None:
-        """See to it that `step` is called when something is due."""
+        """See to it that `step` is called when something is due; when it has ended, nothing is."""
         when = self.next_deadline()
-        if when == self.step_at:
+        if when == self.step_at or self.entry.ended:
             return
         self.guard.registry.timetable.add_step(self, when)
         self.guard.due_at(when)

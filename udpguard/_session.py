@@ -252,8 +252,9 @@ class Session:
         wire, entry = line.wire, line.entry
         line.note_latest(wire, payload)
         guard.registry.note_asked(entry, guard.registry.source(wire), entry.slots())
-        await post(guard, guard.channel_at(entry.port, wire), wire, payload)
-        entry.sent_at = guard.clock()
+        channel = guard.channel_at(entry.port, wire)
+        entry.sent_at = guard.clock()  # it may leave, and nobody be there any more to take note of that
+        await post(guard, channel, wire, payload)
         line.attempts += 1
 
     async def receive(self, *, timeout: float | None | Default = DEFAULT) -> bytes:

@@ -180,10 +180,15 @@ class Stage:
         network = self.loop.network
         for address in HOSTS:
             with network.host(address):
+                speakers = {}
                 for port, answer in SERVERS.items():
-                    await self.loop.create_datagram_endpoint(
+                    speakers[port], _ = await self.loop.create_datagram_endpoint(
                         lambda answer=answer: Server(answer), local_addr=(address, port)
                     )
+                moved = lambda server, data, addr, _, speaks=speakers[ECHO]: speaks.sendto(data, addr)  # noqa: E731
+                await self.loop.create_datagram_endpoint(
+                    lambda answer=moved: Server(answer), local_addr=(address, MOVED)
+                )
         network.name("server.example", HOSTS[0], delay=0.1)
         network.name("both.example", "192.0.2.77", HOSTS[1], delay=0.1)
 

@@ -9,7 +9,22 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cancellation_engine import ACKS, BLOWS, ECHO, FALSE, HOSTS, LATE, PUPPETS, SECOND, SILENT, Scenario, Stage
+from cancellation_engine import (
+    ACKS,
+    BLOWS,
+    ECHO,
+    FALSE,
+    HOSTS,
+    LATE,
+    MOVED,
+    PUPPETS,
+    SECOND,
+    SERVERS,
+    SILENT,
+    Scenario,
+    Server,
+    Stage,
+)
 from typing_extensions import override
 
 import udpguard
@@ -558,6 +573,190 @@ SWEEPING = [
     asking("sweep, two who read", reads_elsewhere(questions(6, *ABC), in_flight=2), (6, 0), needs_task=True),
 ]  # fmt: skip
 
-SCENARIOS = [*OPENING, *SHORT, *LONG, *IN_THE_WAY, *NAMES, *EXPECTING, *SWEEPING]
+# ------------------------------------------------------------------------------------------ sessions and discoveries
+
+GROUP = "239.255.255.250"
+
+
+def _keeps(stage: Stage, one: Any) -> Any:
+    """What was opened: in the end nobody may wait there any more."""
+
+    def check() -> None:
+        inbox = one._line if isinstance(one, udpguard.Session) else one._call
+        if inbox is not None and (inbox._readers or inbox.queue or not inbox.entry.ended):
+            stage.found.append(f"left: {list(inbox._readers)}, {list(inbox.queue)}, ended: {inbox.entry.ended}")
+        if isinstance(one, udpguard.Session) and inbox is not None and inbox.requests:
+            stage.found.append(f"requests left: {inbox.requests}")
+
+    stage.finally_.append(check)
+    return one
+
+
+def session(stage: Stage, addr: Any = (A, ECHO), **more: Any) -> Any:
+    return _keeps(stage, stage.endpoint.session(addr, **more))
+
+
+async def converses(stage: Stage, addr: Any = (A, ECHO), **more: Any) -> bytes:
+    async with session(stage, addr, **more) as one:
+        await one.send(b"\x01\x01 first")
+        assert await one.receive(timeout=5.0) == b"\x01\x01 first"
+        await one.send(DATA)
+        return bytes(await one.receive(timeout=None))
+
+
+async def opens_session(stage: Stage) -> bytes:
+    one = await session(stage, ("server.example", ECHO))
+    try:
+        await one.send(DATA)
+        return bytes(await one.receive())
+    finally:
+        one.close()
+
+
+async def asks_within(stage: Stage, port: int = ECHO, **more: Any) -> bytes:
+    async with session(stage, (A, port), **more) as one:
+        return bytes(await one.request(DATA, retry=QUICK))
+
+
+async def asks_at_once_within(stage: Stage) -> bytes:
+    async with session(stage) as one, asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one.request(DATA)) for _ in range(3)]
+    return DATA if {task.result() for task in tasks} == {DATA} else b"wrong"
+
+
+async def iterates(stage: Stage) -> bytes:
+    async with session(stage, (B, ECHO)) as one:
+        asyncio.get_running_loop().call_later(0.1, one.close)
+        await one.send(b"1")
+        await one.send(DATA)
+        return [data async for data in one][-1:][0]
+
+
+async def receives_in_vain(stage: Stage) -> bytes:
+    async with session(stage, (A, SILENT)) as one:
+        await one.send(DATA)
+        with _raises(udpguard.ReplyTimeoutError):
+            await one.receive(timeout=0.1)
+    return DATA
+
+
+async def several_receive(stage: Stage) -> bytes:
+    """Of those who wait each gets one, and none is lost with one who gives up."""
+    async with session(stage, (B, ECHO)) as one, asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one.receive(timeout=1.0)) for _ in range(3)]
+        for number in range(3):
+            await one.send(bytes([number]) * 5)
+    return DATA if {task.result() for task in tasks} == {bytes([number]) * 5 for number in range(3)} else b"wrong"
+
+
+async def moves(stage: Stage) -> bytes:
+    """The answer comes from another port, which is the peer then."""
+    async with session(stage, (A, MOVED), reply_from="host") as one:
+        await one.send(DATA)
+        data = bytes(await one.receive())
+        assert one.peer == (A, ECHO)
+        await one.send(DATA)
+        assert await one.receive() == data
+        return data
+
+
+async def holds_session(stage: Stage) -> None:
+    """Others converse with its peer, one of them from the only spare port."""
+    sessions = [await stage.endpoint.session((A, ECHO)), await stage.endpoint.session((B, ECHO))]
+
+    async def converse(one: udpguard.Session, data: bytes) -> bytes:
+        await one.send(data)
+        told = await one.receive()
+        await asyncio.sleep(2.0)
+        one.close()
+        return told
+
+    for one in sessions:
+        stage.other(converse(one, b"\x55\x55 another one"), b"\x55\x55 another one")
+    await _started(stage)
+
+
+async def discovers(stage: Stage, addr: Any = ((A, ECHO), (B, ECHO)), leaves_at: int = 99, **more: Any) -> bytes:
+    discovery = stage.endpoint.discover(list(addr) if isinstance(addr[0], tuple) else addr, DATA, **more)
+    found: list[Any] = []
+    async with _keeps(stage, discovery) as replies:
+        async for reply in replies:
+            found.append(reply)
+            if len(found) == leaves_at:
+                break
+    return found[0].data if {reply.data for reply in found} == {DATA} else b"wrong"
+
+
+async def joins(stage: Stage) -> None:
+    """On two hosts somebody has joined a group."""
+    for address in (A, B):
+        host = stage.loop.network.host(address)
+        host.join(GROUP)
+        with host:
+            await stage.loop.create_datagram_endpoint(lambda: Server(SERVERS[ECHO]), local_addr=("0.0.0.0", 1_900))
+
+
+def beside(stage: Stage) -> None:
+    """Others ask the same peers, and converse with one."""
+    keyed = stage.client(correlate=TransactionId(4, 4, assign=True))
+    stage.other(stage.endpoint.request((B, ECHO), b"\x71\x71 beside"), b"\x71\x71 beside")
+    stage.other(keyed.request((A, ECHO), b"0000another protocol"), b"0000another protocol")
+    stage.other(_converse(stage, (C, ECHO)), b"\x73\x73 of another")
+
+
+async def _converse(stage: Stage, addr: Any) -> bytes:
+    async with stage.endpoint.session(addr) as one:
+        await one.send(b"\x73\x73 of another")
+        return await one.receive()
+
+
+def lasting(name: str, verb: Any, **more: Any) -> Scenario:
+    return Scenario(name, verb, DATA, **{"alongside": beside, **more})
+
+
+SESSIONS = [
+    lasting("session", converses),
+    lasting("session, IPv6", lambda stage: converses(stage, (C, ECHO))),
+    lasting("session, by name, await", opens_session),
+    lasting("session, by a name asked for already", lambda stage: converses(stage, ("server.example", ECHO)),
+            before=asks_the_same_name),
+    lasting("session, from another port", moves),
+    lasting("session, a pool", converses, opening={"ports": Ports(pool=3)}),
+    lasting("session, a spare port", converses, before=holds_session),
+    lasting("session, the socket is full", converses, before=holds_socket, sending=(2, 20.0)),
+    lasting("session, a short queue", lambda stage: converses(stage, max_queue=1, drop="newest")),
+    lasting("session, in vain", receives_in_vain),
+    lasting("session, several receive", several_receive, needs_task=True),
+    lasting("session, iterated", iterates),
+    lasting("session, request", asks_within),
+    lasting("session, request, the host", lambda stage: asks_within(stage, MOVED, reply_from="host")),
+    lasting("session, request, lost once", lambda stage: asks_within(stage, SECOND)),
+    lasting("session, request, keyed", asks_within, opening={"correlate": ASSIGNED}),
+    lasting("session, requests", asks_at_once_within, needs_task=True),
+    lasting("session, requests, assigned", asks_at_once_within, needs_task=True, opening={"correlate": ASSIGNED}),
+    lasting("session, request, the socket is full", asks_within, before=holds_socket, sending=(2, 20.0)),
+]  # fmt: skip
+
+DISCOVERIES = [
+    lasting("discover", lambda stage: discovers(stage, window=0.2)),
+    lasting("discover, a limit", lambda stage: discovers(stage, limit=2)),
+    lasting("discover, and leave", lambda stage: discovers(stage, leaves_at=1)),
+    lasting("discover, both families", lambda stage: discovers(stage, [(A, ECHO), (C, ECHO)], limit=2)),
+    lasting("discover, by name", lambda stage: discovers(stage, ("server.example", ECHO), window=0.2)),
+    lasting("discover, multicast", lambda stage: discovers(stage, (GROUP, 1_900), window=0.2), before=joins),
+    lasting("discover, again and again", lambda stage: discovers(
+        stage, [(A, SECOND), (B, SECOND)], retry=QUICK, window=0.5, repeats=True)),
+    lasting("discover, from the peers", lambda stage: discovers(stage, reply_from="peer", limit=2)),
+    lasting("discover, from a network", lambda stage: discovers(stage, reply_from="192.0.2.0/30", limit=2)),
+    lasting("discover, judged", lambda stage: discovers(
+        stage, [(A, FALSE), (B, FALSE)], accept=lambda reply: reply.data == DATA, limit=2)),
+    lasting("discover, assigned", lambda stage: discovers(stage, limit=2), opening={"correlate": ASSIGNED}),
+    lasting("discover, no spare port", lambda stage: discovers(stage, reply_from="peer", window=0.2), opening=FIXED,
+            alongside=lambda stage: None),
+    lasting("discover, the socket is full", lambda stage: discovers(stage, window=0.3), before=holds_socket,
+            sending=(2, 20.0)),
+]  # fmt: skip
+
+SCENARIOS = [*OPENING, *SHORT, *LONG, *IN_THE_WAY, *NAMES, *EXPECTING, *SWEEPING, *SESSIONS, *DISCOVERIES]
 CASES = [(scenario, blow) for scenario in SCENARIOS for blow in BLOWS if not (scenario.needs_task and blow in PUPPETS)]
 """Every scenario with every blow that makes sense there."""
