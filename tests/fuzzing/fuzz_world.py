@@ -52,6 +52,7 @@ EXPECTED: Final = (
 MISUSE: Final = (*EXPECTED, ValueError, TypeError)
 
 _MOST_TASKS: Final = 200
+_MOST_SESSIONS: Final = 40
 _CHECK_EVERY: Final = 128
 
 
@@ -108,6 +109,7 @@ class World:
         self.endless: set[Any] = set()
         """Those of them that have no deadline."""
         self.clients: list[Any] = []
+        self.sessions: list[udpguard.Session] = []
         self.endpoint: udpguard.Endpoint | None = None
         self.protocol: GuardProtocol | None = None
         self.guard: Guard
@@ -220,6 +222,7 @@ class World:
         await self._open()
 
     async def _all_end(self) -> None:
+        self._hang_up()
         for task in self.tasks:
             if isinstance(task, udpguard._guard.ReplyFuture):  # type: ignore[attr-defined]
                 task.cancel()
@@ -229,8 +232,22 @@ class World:
                 task.cancel()
             if waiting - self.endless:
                 self.wrong(f"{len(waiting)} wait for ever: {list(waiting)[:3]}")
+        self._hang_up()  # those that were opened meanwhile, too
         for _ in range(3):  # what was told of the end has its turn
             await asyncio.sleep(0)
+
+    def _hang_up(self) -> None:
+        """Close all sessions; where the endpoint is closed they are."""
+        for session in self.sessions:
+            if self.guard.closed and not session.is_closing():
+                self.wrong(f"open on a closed endpoint: {session.statistics()}")
+            session.close()
+        for session in self.sessions:
+            line = session._line
+            assert line is not None
+            if line.queue or any(not reader.future.done() for reader in line._readers):
+                self.wrong("somebody reads from a closed session")
+        self.sessions.clear()
 
     async def _end(self) -> None:
         self._check()
@@ -281,6 +298,8 @@ class World:
                 self._expect(number // 32)
             elif choice < 24:
                 self._reply(number // 32)
+            elif choice < 27:
+                self._converse(number // 32)
             else:
                 self._request(number // 32)
         finally:
@@ -541,6 +560,90 @@ class World:
         addr = ASKED[peer % len(ASKED)] if peer < 60 else ODD[number % len(ODD)]
         self._begin(self.endpoint.send(addr, PAYLOADS[number % len(PAYLOADS)]), MISUSE, type(None))
 
+    def _session(self, number: int) -> None:
+        """Open a session with somebody."""
+        if self.endpoint is None:
+            return
+        number, which = divmod(number, 64)
+        number, peer = divmod(number, 64)
+        addr = ASKED[peer % len(ASKED)] if peer < 60 else ODD[number % len(ODD)]
+        more: dict[str, Any] = {"drop": ("oldest", "newest")[number % 2], "max_queue": (1, 3, 1_024)[number // 2 % 3]}
+        if number // 8 % 3 == 0:
+            more["reply_from"] = "host"
+        if len(self.sessions) < _MOST_SESSIONS:
+            self._begin(self._open_session(self._client_for(which), addr, more), (*MISUSE, RuntimeError), bytes)
+
+    async def _open_session(self, client: udpguard.Client, addr: Any, more: dict[str, Any]) -> bytes:
+        self.sessions.append(await client.session(addr, **more))
+        return b""
+
+    def _converse(self, number: int) -> None:  # noqa: C901 (a table)
+        """Do something with a session: send, receive, ask, iterate, look, close."""
+        if not self.sessions:
+            return self._session(number)
+        number, which = divmod(number, len(self.sessions))
+        session = self.sessions[which]
+        number, what = divmod(number, 16)
+        number, timeout = divmod(number, len(TIMEOUTS))
+        seconds, expected = TIMEOUTS[timeout], (*MISUSE, RuntimeError)
+        if what < 5:
+            self._begin(session.send(PAYLOADS[number % len(PAYLOADS)]), expected, type(None))
+        elif what < 10:
+            self._begin(session.receive(timeout=seconds), expected, bytes)
+        elif what < 13:
+            options = self._options(number >> 8)
+            options.pop("reply_from", None)
+            task = self._begin(session.request(PAYLOADS[number % len(PAYLOADS)], **options), expected, bytes)
+            if "accept" in options:
+                options["accept"].task = task
+            if task is not None and options.get("timeout", 0) is None:
+                self.endless.add(task)
+        elif what == 13:
+            self._begin(_first(session), expected, bytes)
+        elif what == 14:
+            session.statistics(), session.peer, session.is_closing()
+        else:
+            self.sessions.remove(session)
+            session.close()
+        return None
+
+    def _discover(self, number: int) -> None:
+        """Ask many, and read some of the replies."""
+        if self.endpoint is None:
+            return
+        number, which = divmod(number, 64)
+        number, peer = divmod(number, 64)
+        addr = ASKED[peer % len(ASKED)] if peer < 56 else (*ODD, ("ff02::1%2", 7), ("224.0.0.251", 7))[number % 17]
+        number, payload = divmod(number, 128)
+        number, options = divmod(number, 1 << 22)
+        more = self._options(options)
+        more["window"] = more.pop("timeout", None) or 0.3
+        if number & 1:
+            more["limit"] = number // 2 % 4 + 1
+        if number & 16:
+            more |= {"repeats": True, "ttl": number // 32 % 3 + 1}
+        reads = number // 256 % 8 or 99
+        data = PAYLOADS[payload % len(PAYLOADS)]
+        task = self._begin(self._read(which, addr, data, more, reads), (*MISUSE, RuntimeError), list)
+        if "accept" in more:
+            more["accept"].task = task
+
+    async def _read(self, which: int, addr: Any, data: bytes, more: dict[str, Any], reads: int) -> list[Any]:
+        found: list[Any] = []
+        discovery = self._client_for(which).discover(addr, data, **more)
+        async with discovery as replies:
+            async for reply in replies:
+                found.append(reply)
+                if len(found) >= reads:
+                    break
+        call = discovery._call
+        assert call is not None
+        if not call.entry.ended or call._readers or call.queue:
+            self.wrong("a discovery has something left")
+        if not more.get("repeats") and len(found) != len({(reply.peer, reply.data) for reply in found}):
+            self.wrong(f"the same reply twice: {found}")
+        return found
+
     def _cancel(self, number: int) -> None:
         if self.tasks:
             number, which = divmod(number, len(self.tasks))
@@ -588,6 +691,12 @@ class World:
                 if sock.channel is not None:
                     sock.channel.close()
         return 0.0
+
+
+async def _first(session: udpguard.Session) -> bytes:
+    async for data in session:
+        return data
+    return b""
 
 
 def _now(*, exactly: bool) -> list[float] | None:
