@@ -35,7 +35,7 @@ def test_it_imports_udpguard_the_standard_library_and_what_the_extras_have(scrip
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_it_has_no_path_of_any_machine_in_it(script: str) -> None:
-    text = (EXAMPLES / script).read_text()
+    text = re.sub("/(quit|who)", "", (EXAMPLES / script).read_text())  # what is typed into chat.py
     assert not re.search(r"""[\s'"(]/\w|\b[A-Z]:\\""", text)
 
 
@@ -52,4 +52,4 @@ def test_help(script: str) -> None:
 
 @pytest.mark.parametrize("script", TAKES_ARGUMENTS)
 def test_an_unknown_option_is_refused(script: str) -> None:
-    check_refused(run(script, "--no-such-option", "127.0.0.1", "@127.0.0.1"), "--no-such-option")
+    check_refused(run(script, "--no-such-option", "127.0.0.1", "@127.0.0.1:53"), "--no-such-option")
