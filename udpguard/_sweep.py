@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Hashable, Iterable, Iterator
 from dataclasses import replace
@@ -27,6 +28,7 @@ from typing_extensions import Self, override
 
 from udpguard._context import Addresses, Context, Payload, Settings, checked_payload, parse_all
 from udpguard._errors import EndpointClosedError
+from udpguard._platform.alarm import Alarm, open_alarm
 from udpguard._swept import Again, SweptExchange, Ticket
 from udpguard.core.address import IPV4_WIRE, ReplyFrom, Sources, Wire, is_tuple
 from udpguard.core.bulk import Outlet, ask_many
@@ -113,6 +115,7 @@ class Engine(Bulk):
     __slots__ = (
         "_again",
         "_ahead",
+        "_alarm",
         "_asked",
         "_began",
         "_buffer",
@@ -128,6 +131,7 @@ class Engine(Bulk):
         "_generator",
         "_guard",
         "_hungry",
+        "_is_alarmed",
         "_is_fed",
         "_is_left",
         "_is_plain",
@@ -141,7 +145,6 @@ class Engine(Bulk):
         "_requests",
         "_retransmitted",
         "_sources",
-        "_timer",
         "_waiters",
         "_waiting",
         "adapts",
@@ -225,7 +228,9 @@ class Engine(Bulk):
         """What the caller's `async for` is to raise in the end."""
         self._waiters: list[asyncio.Future[None]] = []
         self._poke: asyncio.Handle | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm: Alarm | None = None
+        self._is_alarmed = False
+        """Whether that is set."""
 
     # ------------------------------------------------------------------------------------------- the caller
 
@@ -287,10 +292,11 @@ class Engine(Bulk):
             self.step_at = math.inf
         else:
             self._guard.registry.timetable.drop_step(self)
-        for handle in (self._poke, self._timer):
-            if handle is not None:
-                handle.cancel()
-        self._poke = self._timer = None
+        if self._poke is not None:
+            self._poke.cancel()
+            self._poke = None
+        if self._alarm is not None:
+            self._alarm.close()
         self._wake_caller()
 
     @override
@@ -351,8 +357,8 @@ class Engine(Bulk):
         self._poke = None
         self._guard.let_go_on(self)
 
-    def _on_timer(self) -> None:
-        self._timer = None
+    def _on_alarm(self) -> None:
+        self._is_alarmed = False
         self._guard.let_go_on(self)
 
     # ------------------------------------------------------------------------------------------- going on
@@ -691,11 +697,16 @@ class Engine(Bulk):
     def _set_timer(self) -> None:
         """Go on when the rate allows it, if anything waits for that."""
         guard = self._guard
-        if self._timer is not None or self._ended or guard.loop is None:
+        if self._is_alarmed or self._ended or guard.loop is None:
             return
         if self._again or self.paced.has_queue or self._could_ask():
-            wait = self._pace.next_at - guard.clock()
-            self._timer = guard.loop.call_later(wait if wait > 0 else _A_LITTLE, self._on_timer)
+            if self._alarm is None:
+                self._alarm = open_alarm(guard.loop, self._on_alarm, is_real=guard.clock is time.monotonic)
+            # One that is right in time need not ring for each datagram: half a burst leaves it as much to be late.
+            when = self._pace.half_at if self._alarm.is_fine else self._pace.next_at
+            wait = when - guard.clock()
+            self._is_alarmed = True
+            self._alarm.set(wait if wait > 0 else _A_LITTLE)
 
     def _could_ask(self) -> bool:
         """Whether there are items, and places for them."""

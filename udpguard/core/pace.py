@@ -51,3 +51,8 @@ class Pace:
     def next_at(self) -> float:
         """When the next one may leave."""
         return self._foreseen - self._tolerance
+
+    @property
+    def half_at(self) -> float:
+        """When half a burst may leave."""
+        return self.next_at + (self.burst - 1) // 2 * self._interval
