@@ -36,12 +36,13 @@ def pytest_asyncio_loop_factories(
 
 # What runs in virtual time, or without any: the same on every loop and backend, and long.
 ONCE = ("cancellation", "clients", "fuzzing", "odds", "schedules", "simulation", "sweeps")
+ONCE_OF_CORE = ("test_core_interleavings.py", "test_core_schedules.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what CI runs but once."""
     for item in items:
-        if item.path.parent.name in ONCE or item.path.name == "test_core_schedules.py":
+        if item.path.parent.name in ONCE or item.path.name in ONCE_OF_CORE:
             item.add_marker(pytest.mark.once)
 
 

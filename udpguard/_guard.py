@@ -418,6 +418,9 @@ class Guard:
         try:
             if registry.unexpected:
                 self._tell()
+        except BaseException:  # which ends programs: if `accept` raised such a thing too, one is enough
+            registry.interrupt = None
+            raise
         finally:
             if registry.woken:
                 self._pump()

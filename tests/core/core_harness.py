@@ -17,7 +17,7 @@ from udpguard.core.address import Sources, Token, Wire, peer_of, wire_of
 from udpguard.core.correlation import Book, Correlator, TransactionId
 from udpguard.core.options import Limits
 from udpguard.core.registry import Registry
-from udpguard.core.source import Accept, Details, Entry, LongEntry
+from udpguard.core.source import Accept, Details, Entry, Lasting, LongEntry
 from udpguard.core.verdict import Decision, Reason, Reply
 
 DECISIONS = {"accept": Decision.ACCEPT, "refuse": Decision.REFUSE, "provisional": Decision.PROVISIONAL}
@@ -44,6 +44,14 @@ class Words(Correlator):
             self.faults += 1
             return []
         return sum(data) % 5 if len(data) >= 3 else None
+
+
+class Ear(Lasting):
+    """What goes on listening."""
+
+    __slots__ = ("number",)
+
+    number: int
 
 
 def no_interface(name: str) -> int:
@@ -94,6 +102,7 @@ class Harness:
         entry = LongEntry(number, now, timeout, more, plain=False)
         self.entries.append(entry)
         assert self.oracle.begin(timeout, now, accept=accept, asks=asks) == number
+        self.oracle.all[number]["asked"] = peer
         self.peers[number] = peer
         self.tokens[number] = tokens
         self.keys[number] = []
@@ -107,6 +116,52 @@ class Harness:
             self.outcomes.append((number, "refused"))
             return None
         return number
+
+    def last(
+        self, peer: Where, reply_from: object, book: str, key: object, now: float, *,
+        accept: str | None = None, asks: bool = False, fixes: bool = False, limit: float = math.inf, once: bool = False,
+    ) -> int | None:  # fmt: skip
+        """Go on listening, as a session or a discovery does; None where the key is taken."""
+        number = len(self.entries)
+        where = places(peer, reply_from)
+        tokens = Sources(reply_from, no_interface).tokens(wire(peer))  # type: ignore[arg-type]
+        ear = Ear(self._accept(number, accept), asks=asks)
+        ear.number, ear.fixes, ear.left = number, fixes, limit
+        one_peer = len(where) == 1 and where[0].kind == "peer" and "%" not in str(where[0].host)
+        ear.takes_all = (
+            one_peer and key is None and accept is None and limit == math.inf and not (asks or fixes or once)
+        )
+        if once:
+            ear.ignore_repeats()
+        entry = LongEntry(number, now, math.inf, ear, plain=False)
+        self.entries.append(entry)
+        assert self.oracle.begin(math.inf, now, accept=accept, asks=asks) == number
+        self.oracle.all[number]["asked"] = peer
+        self.oracle.last(number, fixes=fixes, limit=limit, once=once)
+        self.peers[number], self.tokens[number], self.keys[number] = peer, tokens, [key]
+        assert self.registry.room.enter()
+        entry.roomy = True
+        entry.source = self.registry.source(wire(peer))
+        self.registry.enter(entry)
+        taken = self.oracle.is_taken(number, where, book, key)
+        try:
+            self.registry.listen_on(entry, tokens, self.books[book], key)
+        except DuplicateTransactionError:
+            assert taken
+            self.registry.end(entry, None)
+            self.oracle.all[number].update(state="refused", ended=None)
+            self.outcomes.append((number, "refused"))
+            return None
+        assert not taken
+        self.oracle.listen(number, where, book, key, None)
+        return number
+
+    def hang_up(self, number: int, now: float) -> None:
+        """Listen no more."""
+        if not self.entries[number].ended:
+            self.registry.end(self.entries[number], (Reason.LATE, now))
+            self.outcomes.append((number, "hung up"))
+        self.oracle.hang_up(number, now)
 
     def wait(self, peer: Where, timeout: float, now: float) -> int:
         """Wait for a turn, without listening yet."""
@@ -182,6 +237,7 @@ class Harness:
             key = entry.own_slot[2]
             assert not self.oracle.is_taken(None, source, book, key), "an id in use was assigned"
         assert self.oracle.begin(timeout, now, accept=None, asks=True) == number
+        self.oracle.all[number]["asked"] = peer
         self.entries.append(entry)
         self.peers[number] = peer
         self.keys[number] = [key]
@@ -240,13 +296,22 @@ class Harness:
         self.disagrees = True
         settled = self.registry.receive_batch([(data, wire(where)) for data, where in batch], now)
         got = [(int(str(entry.future)), data, rtt, attempts) for entry, data, _, rtt, attempts in settled]
-        assert got == [d for data, where in batch if (d := self.oracle.receive(data, where, now)) is not None]
+        kept: list[Any] = []
+        for lasting, data, _, rtt, attempts in self.registry.delivered:
+            assert isinstance(lasting, Ear)
+            kept.append((lasting.number, data, rtt, attempts))
+        self.registry.delivered.clear()
+        wanted = [d for data, where in batch if (d := self.oracle.receive(data, where, now)) is not None]
+        assert got == [one for one in wanted if not self.oracle.all[int(str(one[0]))]["lasting"]]
+        assert kept == [one for one in wanted if self.oracle.all[int(str(one[0]))]["lasting"]]
         assert self.asked == self.oracle.asked, "accept judges each reply once"
         seen = [(u.data, tuple(u.peer), u.reason.value) for u in self.registry.unexpected]
         assert seen == self.oracle.unexpected
         self.registry.unexpected.clear()
         self.oracle.unexpected.clear()
         self.outcomes += [(number, "answered") for number, *_ in got]
+        full = {number for number, *_ in kept if self.oracle.all[number]["state"] == "answered"}
+        self.outcomes += [(number, "answered") for number in full]
         self.disagrees = False
         return [number for number, *_ in got]
 
@@ -277,6 +342,7 @@ class Harness:
         self.check()
         assert registry._pending == {}
         assert registry.waiting == set()
+        assert registry.soil._occupied == {}
         assert registry.room.free == registry.limits.pending
         assert registry.timetable.next_due() == math.inf
         assert len(registry.timetable) == 0

@@ -2,7 +2,9 @@
 
 It keeps a list of dicts, looks at all of them for each datagram, forgets nothing, and knows addresses as text only. The
 contract is silent where more than one exchange has an equal claim; here the more specific source goes first, then
-the book with the longest key, then the oldest of those pending and the latest of those that are over.
+the book with the longest key, then the oldest of those pending and the latest of those that are over. Who goes on
+listening comes after those who wait for one answer: those that expect it from just there, and those that asked its
+sender wherever they expect it from.
 """
 
 from __future__ import annotations
@@ -112,10 +114,19 @@ class Oracle:
     def begin(self, timeout: float, now: float, *, accept: str | None, asks: bool) -> int:
         expectation: Expectation = {
             "id": len(self.all), "slots": [], "accept": accept, "asks": asks, "state": "waiting", "ended": None,
-            "began": now, "deadline": now + timeout, "attempts": 0, "book": "none",
+            "began": now, "deadline": now + timeout, "attempts": 0, "book": "none", "asked": None, "lasting": False,
         }  # fmt: skip
         self.all.append(expectation)
         return int(expectation["id"])
+
+    def last(self, number: int, *, fixes: bool, limit: float, once: bool) -> None:
+        """Have it go on listening: to whoever sends first, for so many, to the same thing once."""
+        self.all[number].update(lasting=True, fixes=fixes, left=limit, seen=set() if once else None)
+
+    def hang_up(self, number: int, now: float) -> None:
+        """It listens no more."""
+        if self.all[number]["state"] in LIVE:
+            self._end(self.all[number], "hung up", now)
 
     def is_taken(self, number: int | None, where: Iterable[Place], book: str, key: object) -> bool:
         """Whether another pending one has the same peer and key."""
@@ -201,29 +212,33 @@ class Oracle:
         without = [c for c in covering if c[4]["key"] is None and BOOKS[c[3]["book"]].key(data) is None]
         refused: list[int] = []
 
-        settled = self._offer(sorted(by_key, key=lambda c: c[:3]), data, now, refused)
+        settled = self._offer(sorted(by_key, key=lambda c: c[:3]), data, where, now, refused)
         if settled is not None:
             return settled
         if not (refused and self.REFUSAL_BY_KEY_IS_FINAL):
             over = _over(by_key, now)
             if over is not None:
                 return over, None
-            settled = self._offer(sorted(without, key=lambda c: (c[0], c[2])), data, now, refused)
+            settled = self._offer(_in_turn(without, where), data, where, now, refused)
             if settled is not None:
                 return settled
         if any(e["state"] == "pending" for _, _, _, e, _ in covering):
             return "rejected", None
         return _over(without, now) or "unknown_peer", None
 
-    def _offer(
-        self, candidates: list[Any], data: bytes, now: float, refused: list[int]
+    def _offer(  # noqa: C901 (the rules, one after the other)
+        self, candidates: list[Any], data: bytes, where: Where, now: float, refused: list[int]
     ) -> tuple[str, tuple[object, ...] | None] | None:
         for _, _, _, expectation, slot in candidates:
-            number = expectation["id"]
-            if expectation["state"] != "pending" or number in refused:
+            number, lasting = expectation["id"], expectation["lasting"]
+            if expectation["state"] != "pending":
                 continue
             if expectation["asks"] and not slot["times"]:
                 continue  # what comes before the question is no answer
+            if lasting and expectation["seen"] is not None and (where, data) in expectation["seen"]:
+                return "duplicate", None
+            if number in refused or (refused and lasting and expectation["fixes"]):
+                continue
             original = slot["original"]
             answer = data if original is None else original + data[len(original) :]
             rtt = now - slot["at"] if slot["times"] == 1 else None
@@ -235,9 +250,23 @@ class Oracle:
                 continue
             if decision == "provisional":
                 return "matched", None
-            self._end(expectation, "answered", now)
+            if lasting:
+                self._keep(expectation, data, where, now)
+            else:
+                self._end(expectation, "answered", now)
             return "matched", (number, answer, rtt, expectation["attempts"])
         return None
+
+    def _keep(self, expectation: Expectation, data: bytes, where: Where, now: float) -> None:
+        if expectation["seen"] is not None:
+            expectation["seen"].add((where, data))
+        if expectation["fixes"]:
+            expectation["fixes"] = False
+            expectation["slots"].clear()
+            self.listen(expectation["id"], [Place("peer", *where)], "none", None, None)
+        expectation["left"] -= 1
+        if expectation["left"] <= 0:
+            self._end(expectation, "answered", now)
 
     def _decision(self, expectation: Expectation, data: bytes, now: float) -> str:
         kind = expectation["accept"]
@@ -252,6 +281,20 @@ class Oracle:
         if kind == "cancel another":
             self.cancel(next((n for n in self.live() if n != expectation["id"]), expectation["id"]), now)
         return decision
+
+
+def _in_turn(candidates: list[Any], where: Where) -> list[Any]:
+    """Those who are offered a datagram without a key, in their order."""
+    candidates = sorted(candidates, key=lambda c: (c[0], c[2]))
+    waiting = [c for c in candidates if not c[3]["lasting"]]
+    found: list[Any] = []
+    for breadth in sorted({c[0] for c in candidates}):
+        found += [c for c in waiting if c[0] == breadth]
+        lasting = [c for c in candidates if c[0] == breadth and c[3]["lasting"] and c[3]["state"] == "pending"]
+        if lasting:
+            found += [c for c in waiting if c[0] > breadth and c[3]["asked"] == where]
+            found += lasting
+    return found
 
 
 def decide(kind: str, data: bytes) -> str:

@@ -67,7 +67,8 @@ class RegistryMachine(RuleBasedStateMachine):
         numbers = [
             e["id"]
             for e in self.harness.oracle.all
-            if e["slots"] and (not live or e["state"] == "pending") and (not asks or self.harness.entries[e["id"]].more)
+            if e["slots"] and (not live or e["state"] == "pending")
+            if not asks or (self.harness.entries[e["id"]].more and (e["asks"] or not e["lasting"]))
         ]
         return numbers[-1 - pick % len(numbers)] if numbers else None
 
@@ -88,10 +89,42 @@ class RegistryMachine(RuleBasedStateMachine):
     def wait(self, peer: Where, timeout: float) -> None:
         self.harness.wait(peer, timeout, self.now)
 
+    @rule(peer=asked, host=st.booleans())
+    def open_a_session(self, peer: Where, host: bool) -> None:
+        self.harness.last(peer, "host" if host else "peer", "none", None, self.now, fixes=host)
+
+    @rule(
+        peer=asked, source=reply_from, book=books, like=payloads, accept=accepts, once=st.booleans(),
+        limit=st.sampled_from([1, 2, float("inf")]), sent=st.integers(0, 2),
+    )  # fmt: skip
+    def discover(
+        self,
+        peer: Where,
+        source: object,
+        book: str,
+        like: bytes,
+        accept: str | None,
+        once: bool,
+        limit: float,
+        sent: int,
+    ) -> None:
+        key, harness = BOOKS[book].key(like), self.harness
+        number = harness.last(
+            peer, source, book, key, self.now, accept=accept, asks=True, limit=limit, once=once
+        )  # fmt: skip
+        for _ in range(sent if number is not None else 0):
+            harness.send(number, 0, self.now)  # type: ignore[arg-type]
+
+    @rule(pick=picks)
+    def hang_up(self, pick: int) -> None:
+        numbers = [e["id"] for e in self.harness.oracle.all if e["lasting"] and e["state"] == "pending"]
+        if numbers:
+            self.harness.hang_up(numbers[pick % len(numbers)], self.now)
+
     @rule(pick=picks, source=reply_from, like=payloads)
     def listen_for_another_key(self, pick: int, source: object, like: bytes) -> None:
         number = self._pick(pick, asks=True)
-        if number is not None:
+        if number is not None and not self.harness.oracle.all[number]["lasting"]:
             book = self.harness.oracle.all[number]["book"]
             self.harness.listen(number, source, book, BOOKS[book].key(like))
 
