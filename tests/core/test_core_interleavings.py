@@ -24,8 +24,8 @@ KEYS = [b"a", b"b"]
 class Scenario(NamedTuple):
     """How the exchanges of a walk are begun.
 
-    `never` has what can't happen. `kinds` has for each question of a peer: the book, or what goes on listening, where its answer may come from, and
-    its `accept`.
+    `kinds` has for each question of a peer: the book, or what goes on listening, where its answer may come from, and
+    its `accept`. `never` has what can't happen.
     """
 
     name: str

@@ -16,9 +16,13 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from loopback_kit import Server, assert_idle, echo
+
+import udpguard
 
 CLIENT_TO_ROUTER: Final = "10.90.1.1"
 SERVER: Final = "10.90.2.2"
@@ -126,6 +130,25 @@ class Networks:
         for name in self._names.values():
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
         os.close(self._home)
+
+
+@contextlib.asynccontextmanager
+async def server_on(networks: Networks, host: str, address: str, port: int = 0) -> AsyncIterator[Server]:
+    """A server that echoes, on a host."""
+    with networks.on(host):
+        server = Server(echo, address, port)
+    async with server:
+        yield server
+
+
+@contextlib.asynccontextmanager
+async def endpoint_on(networks: Networks, host: str = "client", **more: Any) -> AsyncIterator[udpguard.Endpoint]:
+    """An endpoint on a host; without spare ports, which would be opened where the test is then."""
+    with networks.on(host):
+        endpoint = await udpguard.open_endpoint(ports=udpguard.Ports(spares=0, quarantine=0), **more)
+    async with endpoint:
+        yield endpoint
+        assert_idle(endpoint)
 
 
 def _run(*command: str) -> None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
-from collections.abc import AsyncIterator, Iterator
 
 import networks_kit
 import pytest
-from loopback_kit import Server, assert_idle, echo
-from networks_kit import CLIENT_TO_ROUTER, FORBIDDEN, LINK_LOCAL, NOBODY, SERVER, Networks
+from loopback_kit import Server
+from networks_kit import (
+    CLIENT_TO_ROUTER,
+    FORBIDDEN,
+    LINK_LOCAL,
+    NOBODY,
+    SERVER,
+    Networks,
+    endpoint_on,
+    server_on,
+)
 
 import udpguard
 from udpguard import Retry
@@ -22,32 +29,6 @@ if WHY_NOT is not None and os.environ.get("UDPGUARD_REQUIRE_INTEROP"):
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
 TOLD = os.environ.get("UDPGUARD_BACKEND") != "portable"
 PATIENT = Retry(attempts=20, initial=0.05, multiplier=1.0, jitter=0.0, final_wait=5.0)
-
-
-@pytest.fixture
-def networks() -> Iterator[Networks]:
-    made = Networks()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@contextlib.asynccontextmanager
-async def server_on(networks: Networks, host: str, address: str) -> AsyncIterator[Server]:
-    with networks.on(host):
-        server = Server(echo, address)
-    async with server:
-        yield server
-
-
-@contextlib.asynccontextmanager
-async def endpoint_on(networks: Networks, host: str = "client") -> AsyncIterator[udpguard.Endpoint]:
-    with networks.on(host):  # no spare ports: they would be opened where the test is then
-        endpoint = await udpguard.open_endpoint(ports=udpguard.Ports(spares=0, quarantine=0))
-    async with endpoint:
-        yield endpoint
-        assert_idle(endpoint)
 
 
 async def test_a_question_crosses_a_router(networks: Networks) -> None:
