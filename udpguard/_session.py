@@ -18,7 +18,18 @@ from udpguard._inbox import Inbox
 from udpguard._outgoing import post
 from udpguard._ports import NoPortError
 from udpguard._sending import checked_data
-from udpguard.core.address import HostName, Peer, ReplyFrom, Token, Wire, host_token, parse, peer_of, refusal_to_ask
+from udpguard.core.address import (
+    HostName,
+    Peer,
+    ReplyFrom,
+    Token,
+    Wire,
+    host_token,
+    is_unscoped_link_local,
+    parse,
+    peer_of,
+    refusal_to_ask,
+)
 from udpguard.core.options import DEFAULT, DEFAULT_TIMEOUT, Default, check_hook, check_limit, checked_timeout
 from udpguard.core.retransmission import RetryPolicy
 from udpguard.core.source import Accept, Entry
@@ -170,7 +181,9 @@ class Session:
         guard, registry = self._guard, self._guard.registry
         port = self._choose_port(wire, tokens)
         line = _Line(guard, self._max_queue, wire, newest_goes=self._newest_goes)
-        line.fixes, line.takes_all = self._hears_host, not self._hears_host
+        # Of a link-local peer without its link, the first that sends tells the link.
+        line.fixes = self._hears_host or is_unscoped_link_local(wire)
+        line.takes_all = not line.fixes
         line.enter(wire, port)
         line.listen(tokens, registry.book(None))
         self._line = line
@@ -311,11 +324,12 @@ class Session:
         if line.closed is not None:
             raise EndpointClosedError(str(line.closed))
         check_hook("accept", accept)
+        reply_from = "host" if self._hears_host and line.fixes else "peer"
         entry = self._context.begin(
             peer_of(line.wire),
             data,
             timeout,
-            (retry, "host" if line.fixes else "peer", self._fixing(line, accept) if line.fixes else accept),
+            (retry, reply_from, self._fixing(line, accept) if line.fixes else accept),
             plain=True,
             port=line.entry.port,
         )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from typing import Any
 
 import pytest
+from at_rest import leftovers_of
 from loopback_kit import Server, cancelled, closed_port, echo, opened, same_port, servers, turns, until
 
 import udpguard
@@ -486,6 +488,20 @@ async def test_by_name_and_by_ipv6() -> None:
     async with Server(echo, "::1") as server, opened() as endpoint, endpoint.session(server.addr) as session:
         await session.send(b"x")
         assert await session.receive() == b"x"
+
+
+async def test_the_first_that_sends_tells_the_link_of_a_link_local_peer() -> None:
+    here, there = wire_of_source("fe80::1", 7, 2), wire_of_source("fe80::1", 7, 3)
+    async with opened() as endpoint:
+        if endpoint._guard.channel6 is None:
+            pytest.skip("no IPv6 here")
+        async with endpoint.session(("fe80::1", 7)) as session:
+            endpoint._guard.receive([(b"1", here), (b"2", there), (b"3", here)])
+            assert [await session.receive(), await session.receive()] == [b"1", b"3"]
+            assert session.peer == ("fe80::1%2", 7)
+            with contextlib.suppress(udpguard.PeerUnreachableError):  # there is no such link
+                await session.send(b"x")
+        assert leftovers_of(endpoint) == []
 
 
 async def test_misuse_is_told_at_once() -> None:
