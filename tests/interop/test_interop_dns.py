@@ -336,3 +336,11 @@ def test_the_lookup_example_tells_servers_apart(
     printed = read_lookup(run_example("dns_lookup.py", name, f"@{unbound.at}", f"@{dnsmasq.at}"))
     assert printed == {server.at: dig(server, name, "A") for server in (unbound, dnsmasq)}
     assert printed[unbound.at] != printed[dnsmasq.at]
+
+
+def test_the_monitor_example(unbound: Server, dnsmasq: Server, run_example: Callable[..., str]) -> None:
+    servers = (unbound, dnsmasq)
+    at = (server.at for server in servers)
+    printed = run_example("uptime_monitor.py", "--protocol", "dns", "--count", "2", "--interval", "0.2", *at)
+    for server in servers:
+        assert f"\n{server.at}: asked 2, lost 0%, " in printed

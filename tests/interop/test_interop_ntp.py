@@ -136,3 +136,8 @@ def test_the_offset_example(chronyd: Server, run_example: Callable[..., str]) ->
     assert abs(float(line[2])) < 1
     assert 0 <= float(line[3]) < 10
     assert int(line[4]) == STRATUM
+
+
+def test_the_monitor_example(chronyd: Server, run_example: Callable[..., str]) -> None:
+    printed = run_example("uptime_monitor.py", "--protocol", "ntp", "--count", "2", "--interval", "0.2", chronyd.at)
+    assert f"\n{chronyd.at}: asked 2, lost 0%, " in printed
