@@ -17,14 +17,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import math
+import contextlib
 import socket
 import struct
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
+import command_line
 import udpguard
+from command_line import Server
 
 PORT = 53
 TYPES = {
@@ -214,16 +216,6 @@ def read_response(message: bytes) -> Response:
 # ---------------------------------------------------------------------------------------- the tool
 
 
-class Server(NamedTuple):
-    """Whom to ask."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
 async def ask(endpoint: udpguard.Endpoint, server: Server, query: bytes) -> bool:
     """Ask one server and print its answer. Returns whether there was one."""
     address = (server.host, server.port)
@@ -246,12 +238,10 @@ async def ask(endpoint: udpguard.Endpoint, server: Server, query: bytes) -> bool
 
 def complaint(server: Server, error: Exception) -> str:
     """Why there is no answer, in a line that names the server: most errors do that themselves."""
-    if isinstance(error, socket.gaierror):
-        return f"{error.strerror}; check its spelling, and your name server"
     if isinstance(error, MalformedError):
         return f"{server}: the answer is malformed: {error}"
-    text = " ".join(str(error).split())
-    return text if str(server) in text else f"{server}: {text}"
+    text = command_line.complaint(error)
+    return text if str(server) in text or isinstance(error, socket.gaierror) else f"{server}: {text}"
 
 
 async def run(servers: list[Server], query: bytes, timeout: float) -> int:
@@ -272,22 +262,10 @@ def domain_name(text: str) -> bytes:
 
 def server_address(text: str) -> Server:
     """`@192.0.2.1`, `@192.0.2.1:5301`, `@2001:db8::1`, `@[2001:db8::1]:5301`, or a name for the address."""
-    host, colon, port = text[1:].rpartition(":")
-    if not colon or (":" in host and not host.endswith("]")):  # Any colons are those of an IPv6 address.
-        host, port = text[1:], str(PORT)
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    good_port = port.isdecimal() and 1 <= int(port) <= 65_535
-    if not text.startswith("@") or not host or set(host) & set("[]") or not good_port:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a server: write @HOST, @HOST:PORT or @[IPV6]:PORT")
-    return Server(host, int(port))
-
-
-def seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise ValueError(text)
-    return value
+    if text.startswith("@"):
+        with contextlib.suppress(argparse.ArgumentTypeError):
+            return command_line.server(text[1:], PORT)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a server: write @HOST, @HOST:PORT or @[IPV6]:PORT")
 
 
 def main() -> int:
@@ -302,7 +280,7 @@ def main() -> int:
         help="of the records wanted (default: %(default)s)",
     )
     parser.add_argument(
-        "--timeout", default=5.0, type=seconds, help="for each server, in seconds (default: %(default)s)"
+        "--timeout", default=5.0, type=command_line.seconds, help="for each server, in seconds (default: %(default)s)"
     )
     arguments = parser.parse_args()
     query = pack_query(arguments.name, TYPES[arguments.type])

@@ -15,15 +15,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import math
 import secrets
 import socket
 import struct
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 
+import command_line
 import udpguard
+from command_line import Server
 
 PORT = 123
 UNIX_EPOCH = 2_208_988_800  # seconds since 1900-01-01, where NTP's time begins
@@ -97,17 +99,6 @@ def measure(packet: bytes, t4: int) -> Measurement:
 # ---------------------------------------------------------------------------------------- the tool
 
 
-@dataclass(frozen=True)
-class Server:
-    """Whom to ask."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
 async def ask(endpoint: udpguard.Endpoint, server: Server) -> bool:
     """Ask one server and print what it says. Returns whether it told the time."""
     arrival = 0
@@ -118,7 +109,7 @@ async def ask(endpoint: udpguard.Endpoint, server: Server) -> bool:
         return tells_time(reply)
 
     try:
-        reply = await endpoint.exchange((server.host, server.port), request, accept=accept)
+        reply = await endpoint.exchange(server, request, accept=accept)
     except (OSError, udpguard.UdpGuardError) as error:
         print(complaint(server, error), file=sys.stderr)
         return False
@@ -136,10 +127,8 @@ async def ask(endpoint: udpguard.Endpoint, server: Server) -> bool:
 
 def complaint(server: Server, error: Exception) -> str:
     """Why there is no answer, in a line that names the server: most errors do that themselves."""
-    if isinstance(error, socket.gaierror):
-        return f"{error.strerror}; check its spelling, and your name server"
-    text = " ".join(str(error).split())
-    return text if str(server) in text else f"{server}: {text}"
+    text = command_line.complaint(error)
+    return text if str(server) in text or isinstance(error, socket.gaierror) else f"{server}: {text}"
 
 
 async def run(servers: list[Server], timeout: float) -> int:
@@ -151,30 +140,13 @@ async def run(servers: list[Server], timeout: float) -> int:
     return 0 if all(answered) else 1
 
 
-def server_address(text: str) -> Server:
-    """`192.0.2.1`, `192.0.2.1:1123`, `2001:db8::1`, `[2001:db8::1]:1123`, or a name for the address."""
-    host, colon, port = text.rpartition(":")
-    if not colon or (":" in host and not host.endswith("]")):  # Any colons are those of an IPv6 address.
-        host, port = text, str(PORT)
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    if not host or set(host) & set("[]") or not port.isdecimal() or not 1 <= int(port) <= 65_535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a server: write HOST, HOST:PORT or [IPV6]:PORT")
-    return Server(host, int(port))
-
-
-def seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise ValueError(text)
-    return value
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description="Ask several NTP servers how far this machine's clock is off.")
-    parser.add_argument("servers", metavar="SERVER", type=server_address, nargs="+", help="HOST[:PORT]")
     parser.add_argument(
-        "--timeout", default=5.0, type=seconds, help="for each server, in seconds (default: %(default)s)"
+        "servers", metavar="SERVER", type=partial(command_line.server, default_port=PORT), nargs="+", help="HOST[:PORT]"
+    )
+    parser.add_argument(
+        "--timeout", default=5.0, type=command_line.seconds, help="for each server, in seconds (default: %(default)s)"
     )
     arguments = parser.parse_args()
     try:

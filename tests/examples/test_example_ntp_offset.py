@@ -274,21 +274,6 @@ def ntp_offset() -> Iterator[ModuleType]:
         yield module
 
 
-@pytest.mark.parametrize(
-    ("text", "host", "port"),
-    [
-        ("192.0.2.1", "192.0.2.1", 123),
-        ("192.0.2.1:1123", "192.0.2.1", 1123),
-        ("::1", "::1", 123),
-        ("[::1]", "::1", 123),
-        ("[::1]:1123", "::1", 1123),
-        ("time.example.test:1123", "time.example.test", 1123),
-    ],
-)
-def test_servers(ntp_offset: ModuleType, text: str, host: str, port: int) -> None:
-    assert ntp_offset.server_address(text) == ntp_offset.Server(host, port)
-
-
 @pytest.mark.parametrize("server", ["", ":123", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "[::1]x", "[::1"])
 def test_a_wrong_server_is_refused(server: str) -> None:
     check_refused(run("ntp_offset.py", server), "SERVER", repr(server))

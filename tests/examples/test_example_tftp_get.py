@@ -206,6 +206,8 @@ async def test_a_terminal_shows_a_progress_bar(out: Path) -> None:
             await talk.until("some/file")
             await talk.until("14.4/14.4 kB")
             await talk.until("14,380 bytes in 11 blocks")
+            assert await asyncio.to_thread(talk.process.wait) == 0
+    assert got(out) == CONTENT
 
 
 # ------------------------------------------------------------------------------------------------
