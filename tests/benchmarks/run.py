@@ -1,6 +1,6 @@
-"""Measure udpguard against what else there is to ask with: one command, on loopback, in about ten minutes.
+"""Measure udpguard against what else there is to ask with: one command, on loopback, in about fifteen minutes.
 
-    python tests/benchmarks/run.py                        # everything; --quick takes a minute
+    python tests/benchmarks/run.py                        # everything; --quick takes two minutes
     python tests/benchmarks/run.py --parts exchange --only stock uvloop c 'udpguard*' --in-flight 64
 
 How it is measured
@@ -178,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=intro, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="one short round, in a minute")
+    parser.add_argument("--quick", action="store_true", help="one short round, in two minutes")
     parser.add_argument("--rounds", type=_positive(int), metavar="N", help="rounds (5; with --quick 1)")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="contestants, such as stock 'udpguard*'")
     parser.add_argument(
