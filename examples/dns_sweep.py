@@ -32,17 +32,16 @@ from typing import TextIO
 from typing_extensions import override
 
 import udpguard
+from command_line import Server, seconds
 from dns_lookup import (
     EDNS,
     HEADER,
     RESPONSE,
     TYPES,
     MalformedError,
-    Server,
     pack_name,
     pack_query,
     read_response,
-    seconds,
     server_address,
 )
 
