@@ -643,7 +643,8 @@ class Engine(Bulk):
     def _send_again(self, now: float) -> None:
         """Send again what is due, but not all at once if that is very much."""
         firsts, again = self._firsts, self._again
-        while firsts and (firsts[0][2].ended or (firsts[0][0] <= now and len(again) < _STEP)):
+        is_due = bool(firsts) and firsts[0][0] <= now
+        while is_due and firsts and (firsts[0][2].ended or (firsts[0][0] <= now and len(again) < _STEP)):
             when, _, question, waits = heapq.heappop(firsts)
             if question.ended:
                 continue
