@@ -255,7 +255,7 @@ class Held(Details):
             return
         if sent:
             assert entry.source is not None
-            self.waits_for = None
+            self.waits_for: str | None = None
             registry.note_sent(entry, entry.slots(), entry.source, now, self._original, entry.port)
         else:
             guard.wait_for_socket(entry, self)

@@ -168,8 +168,8 @@ class Engine(Bulk):
     ) -> None:
         timeout = settings.timeout
         super().__init__(context.correlator, context.book, math.inf if timeout is None else timeout, in_flight)
-        self.accept = accept
-        self.adapts = settings.retry is not None and not isinstance(settings.retry, Retry)
+        self.accept: Accept | None = accept
+        self.adapts: bool = settings.retry is not None and not isinstance(settings.retry, Retry)
         self.context: Context = context
         self.policy: RetryPolicy | None = settings.retry
         self.has_timeout: bool = timeout is not None
@@ -289,7 +289,7 @@ class Engine(Bulk):
             self._elapsed = self._guard.clock() - self._began
         self._guard.sweeps.discard(self)
         if self._guard.closed:  # the timetable is empty
-            self.step_at = math.inf
+            self.step_at: float = math.inf
         else:
             self._guard.registry.timetable.drop_step(self)
         if self._poke is not None:
@@ -511,8 +511,8 @@ class Engine(Bulk):
             if guard.closed:
                 return [*items, *strange]
         picks = _Ports(guard) if guard.pool > 1 else None
-        outlets = picks or (_outlet(guard.channel4), _outlet(guard.channel6))
-        asked, rest = ask_many(guard.registry, self, items, keys, now, outlets)
+        outlets = _outlet(guard.channel4), _outlet(guard.channel6)
+        asked, rest = ask_many(guard.registry, self, items, keys, now, outlets, picks)
         if guard.closed:  # a foreign key compares as it likes
             self._asked += len(asked)
             self.gate.free -= len(asked)
@@ -558,15 +558,16 @@ class Engine(Bulk):
 
     def _ask_long(self, item: object) -> None:
         """Ask the long way."""
-        if not is_tuple(item) or not 2 <= len(item) <= 3:
+        if not is_tuple(item) or len(item) not in (2, 3):
             self._give_up(TypeError(f"a sweep asks (addr, data) or (addr, data, tag), not {shown(item)}"))
             return
-        ticket = Ticket(self, item[0], item[1], item[2] if len(item) == 3 else None)
+        addr, data, tag = (*item, None)[:3]
+        ticket = Ticket(self, addr, data, tag)
         self._waiting += 1
         try:
-            addresses = parse_all(item[0])
+            addresses = parse_all(addr)
             self._guard.check_loop()
-            exchange = SweptExchange(self, ticket, checked_payload(item[1]), self._sources, self.accept)
+            exchange = SweptExchange(self, ticket, checked_payload(data), self._sources, self.accept)
             entry = exchange.begin(ticket, addresses, self.context.resolver, math.inf, plain=False)
         except (KeyboardInterrupt, SystemExit):
             raise
@@ -624,7 +625,7 @@ class Engine(Bulk):
         if len(waits) > 1:
             heapq.heappush(self._firsts, (now + waits[0], next(self._order), question, waits))
         elif not self.has_timeout:
-            self._end_in(question, waits[0])
+            self._end_in(question, sum(waits))
 
     def _end_in(self, question: SweptQuestion, seconds: float) -> None:
         """Give a question that has none a deadline, so many seconds after it began."""
@@ -851,8 +852,6 @@ def new_sweep(
     """A sweep for a client; see `Client.sweep`."""
     if not isinstance(requests, (Iterable, AsyncIterable)):
         raise TypeError(f"a sweep asks what an iterable gives, or an asynchronous one, not {shown(requests)}")
-    if in_flight is None:
-        raise TypeError("in_flight must be an int, not None")
     check_limit("in_flight", in_flight)
     settings = context.settings.overridden(timeout, retry)
     sources = context.sources(reply_from, accept)

@@ -153,7 +153,7 @@ class Again(Held):
             self.attempts = 1
             self.asked.append(question.source)
             self.sends[question.slots()[0]] = Sent(first, 1, question.source, self._original, (question.port,))
-        self.adapts = engine.adapts
+        self.adapts: bool = engine.adapts
 
     @override
     def step(self) -> None:

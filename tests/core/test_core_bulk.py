@@ -43,7 +43,7 @@ def asks(
 ) -> tuple[list[SweptQuestion], list[object], tuple[Outlet, Outlet]]:
     bulk = Bulk(key, registry.book(key), timeout, 1_000)
     outlets = outlet(), outlet()
-    asked, rest = ask_many(registry, bulk, items, more.get("keys"), now, more.get("outlets", outlets))
+    asked, rest = ask_many(registry, bulk, items, more.get("keys"), now, more.get("outlets", outlets), more.get("pick"))
     return asked, rest, outlets
 
 
@@ -203,7 +203,7 @@ def test_what_is_in_the_way_of_an_item() -> None:
     assert len(asks(room, KEYS["keyed"], [(PEER, b"123"), (PEER, b"345")], 1.0)[1]) == 1
     no_ipv6 = registry()
     assert asks(no_ipv6, None, [(("2001:db8::1", 7), b"x")], 1.0, outlets=(outlet(), None))[0] == []
-    assert asks(no_ipv6, None, [(PEER, b"x")], 1.0, outlets=lambda wire: None)[0] == []
+    assert asks(no_ipv6, None, [(PEER, b"x")], 1.0, pick=lambda wire: None)[0] == []
 
 
 def test_of_ids_each_is_used_once() -> None:
@@ -258,7 +258,7 @@ def test_a_pool_of_ports() -> None:
         return port, ports[port]
 
     items = [((f"192.0.2.{number}", 7), b"x", number) for number in range(4)]
-    asked, rest, _ = asks(its, None, items, 1.0, outlets=pick)
+    asked, rest, _ = asks(its, None, items, 1.0, pick=pick)
     assert [question.port for question in asked] == [-1, -2, 0, -1]
     assert [len(ports[port].datas) for port in (0, -1, -2)] == [1, 2, 1]
     bulk: Any = asked[0].future

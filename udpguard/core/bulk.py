@@ -8,10 +8,10 @@ the long way.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
-from typing import Final, NamedTuple, cast
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, Final, NamedTuple, cast
 
-from udpguard.core.address import IPV4_WIRE, Wire, known_wire, known_wires
+from udpguard.core.address import IPV4_WIRE, Wire, is_tuple, known_wire, known_wires
 from udpguard.core.correlation import Slot, TransactionId
 from udpguard.core.registry import Registry
 from udpguard.core.source import Entry, SweptQuestion
@@ -33,10 +33,11 @@ class Outlet(NamedTuple):
 def ask_many(
     registry: Registry,
     bulk: Bulk,
-    items: Sequence[object],
+    items: Sequence[Any],
     keys: Sequence[Hashable] | None,
     now: float,
-    outlets: Callable[[Wire], tuple[int, Outlet] | None] | tuple[Outlet | None, Outlet | None],
+    outlets: tuple[Outlet | None, Outlet | None],
+    pick: Callable[[Wire], tuple[int, Outlet] | None] | None = None,
 ) -> tuple[list[SweptQuestion], list[object]]:
     """Begin to ask what is plain, and put it where it leaves from; the caller sees to the rest of it.
 
@@ -46,8 +47,8 @@ def ask_many(
         items: What the caller of the sweep gave.
         keys: The key of each, where its correlator is foreign code.
         now: When it begins.
-        outlets: Where questions to IPv4 and to IPv6 peers leave from; or, where there is a pool of ports, what picks a
-            port for a peer, and says where that is.
+        outlets: Where questions to IPv4 and to IPv6 peers leave from; None: no socket reaches those.
+        pick: What picks a port for a peer, and says where that is, where there is a pool of them.
 
     Returns:
         The questions that are pending now, and the items that must go the long way: nothing has happened to those.
@@ -65,24 +66,26 @@ def ask_many(
     lane = timetable.lanes.get(timeout)
     if lane and lane[-1].began > now:
         lane = None
-    outlet4, outlet6 = outlets if isinstance(outlets, tuple) else (None, None)
+    outlet4, outlet6 = outlets
     asked: list[SweptQuestion] = []
     rest: list[object] = []
     room = registry.room.free
     registry._latest = now
     given = None if keys is None else iter(keys)
-    for item in items:
+    kinds: Iterable[object] = map(type, items)
+    for item, kind in zip(items, kinds, strict=False):
         key: Hashable = None if given is None else next(given)
-        if type(item) is not tuple:
-            if not isinstance(item, tuple):
+        parts: Any = item
+        if kind is not tuple:
+            parts = _unnamed(item)
+            if parts is None:
                 rest.append(item)
                 continue
-            item = tuple(item)
         tag = None
-        if len(item) == 2:
-            addr, data = item
-        elif len(item) == 3:
-            addr, data, tag = item
+        if len(parts) == 2:
+            addr, data = parts
+        elif len(parts) == 3:
+            addr, data, tag = parts
         else:
             rest.append(item)
             continue
@@ -98,10 +101,8 @@ def ask_many(
             continue
         port = 0
         outlet = outlet4 if len(wire) == IPV4_WIRE else outlet6
-        if not isinstance(outlets, tuple):
-            chosen = outlets(wire)
-            if chosen is not None:
-                port, outlet = chosen
+        if pick is not None:
+            port, outlet = pick(wire) or (0, None)
         if outlet is None:
             rest.append(item)
             continue
@@ -196,3 +197,8 @@ def ask_many(
     registry.room.free -= len(asked)
     registry._listening += len(asked)
     return asked, rest
+
+
+def _unnamed(item: object) -> Any:
+    """The plain tuple of a named one; None for what is no tuple."""
+    return tuple(item) if is_tuple(item) else None

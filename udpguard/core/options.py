@@ -95,7 +95,7 @@ class Limits:
 
 def check_limit(name: str, value: int | None, *, lowest: int = 1) -> None:
     """Refuse what can't be a limit."""
-    if value is None and name != "pending":
+    if value is None and name not in ("pending", "in_flight"):
         return
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an int, not {value!r}")
