@@ -199,9 +199,13 @@ class Session:
         """
         guard, registry = self._guard, self._guard.registry
         port = guard.some_port()
-        if guard.keeper is None or not registry.soil.dirty:
+        if guard.keeper is None:
             return port
-        if registry.spares.limit and registry.may_use(port, tokens, wire, guard.clock()):
+        if registry.is_awaited(port, wire):  # the answer may come late, and would be this session's then
+            spare = guard.keeper.choose_spare(wire, tokens)
+            if spare is not None:
+                return spare
+        elif not registry.soil.dirty or (registry.spares.limit and registry.may_use(port, tokens, wire, guard.clock())):
             return port
         with contextlib.suppress(NoPortError):  # else old replies may come, as they do to a socket that is connected
             port = guard.keeper.choose(wire, tokens)

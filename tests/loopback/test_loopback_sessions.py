@@ -440,6 +440,22 @@ async def test_after_a_session_its_late_datagrams_are_nobodys() -> None:
         assert (stats.matched, stats.late + stats.rejected) == (1, 1)
 
 
+@pytest.mark.parametrize("reply_from", ["peer", "127.0.0.0/8"])
+async def test_a_late_reply_to_a_request_that_was_pending_is_not_the_sessions(reply_from: str) -> None:
+    async with Server() as server, opened() as endpoint:
+        task = asyncio.ensure_future(endpoint.request(server.addr, b"request", timeout=0.1, reply_from=reply_from))
+        _, addr = await server.next()
+        async with endpoint.session(server.addr) as session:
+            await session.send(b"session")
+            _, other = await server.next()
+            assert other != addr
+            with pytest.raises(ReplyTimeoutError):
+                await task
+            server.send(b"late", addr)
+            server.send(b"mine", other)
+            assert await session.receive() == b"mine"
+
+
 async def test_a_late_reply_to_its_request_is_not_the_next_ones() -> None:
     async with Server() as server, opened() as endpoint, endpoint.session(server.addr) as session:
         with pytest.raises(ReplyTimeoutError):

@@ -468,6 +468,16 @@ class Ledger:
             return self.soil.is_clean(port, tokens, covering, now)
         return self.soil.blocked_until(port, tokens, covering) <= now
 
+    def is_awaited(self, port: int, asked: Wire) -> bool:
+        """Whether somebody waits there for an answer without a key that this peer may give, perhaps too late."""
+        narrow = not self._shapes.any and len(asked) != IPV6_WIRE
+        for token in (asked,) if narrow else self._covering_tokens(asked):
+            source = self._sources.get(token)
+            for entry in () if source is None else source.expecting_keyless():
+                if entry.port == port and not (entry.more is not None and entry.more.lasting):
+                    return True
+        return False
+
     def clean(self, ports: Iterable[int], tokens: Sequence[Token], asked: Wire, now: float) -> Sequence[int]:
         """Those of the ports to which no old reply comes that such a request would take for its own."""
         return self.soil.clean(ports, tokens, self._covering_tokens(asked), now)
