@@ -24,6 +24,8 @@ HASTY = "0.3"
 
 Script = Callable[[bytes, int], list[bytes]]  # from a request, and how many came before it, to what is sent back
 
+HEARS_ICMP = sys.platform == "linux" and os.environ.get("UDPGUARD_BACKEND") != "portable"
+needs_icmp = pytest.mark.skipif(not HEARS_ICMP, reason="dead servers are silent here")
 needs_ctrl_c = pytest.mark.skipif(sys.platform == "win32", reason="no Ctrl-C can be sent to a child there")
 
 

@@ -17,6 +17,7 @@ from example_kit import (
     check_refused,
     lines_of,
     needs_ctrl_c,
+    needs_icmp,
     run,
     serving,
     silent,
@@ -144,7 +145,7 @@ async def test_what_is_too_long_is_not_sent_and_the_chat_goes_on() -> None:
     assert err.startswith(f"* {other.at} was not told: ")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere who isn't there is silent")
+@needs_icmp
 async def test_who_is_not_there_yet_is_told_of_once() -> None:
     at = [free_address() for _ in range(2)]
     with chatting("alice", *at) as alice:

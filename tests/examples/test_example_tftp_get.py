@@ -23,6 +23,7 @@ from example_kit import (
     imported,
     lines_of,
     needs_ctrl_c,
+    needs_icmp,
     needs_ipv6,
     run,
     serving,
@@ -304,7 +305,7 @@ async def test_what_is_no_tftp_is_told_of(out: Path) -> None:
     assert "it is too short for TFTP" in err[0]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere dead servers are silent")
+@needs_icmp
 async def test_a_dead_server(out: Path) -> None:
     async with serving(silent) as (server,):
         at = server.at
