@@ -40,6 +40,7 @@ HEAD = struct.Struct("!HH")
 PLAIN_BLOCK_SIZE, MIN_BLOCK_SIZE, MAX_BLOCK_SIZE = 512, 8, 65_464  # RFC 2348
 BLOCK_SIZE = 1_428  # fits into Ethernet's frames, over IPv6 in a tunnel, too
 GIVEN_UP, BAD_OPTIONS = 0, 8  # error codes
+LONGEST_NUMBER = 20  # digits of an option's value
 NUMBERS = 1 << 16  # Block 65,535 is followed by block 0.
 LINGER = 1.5  # seconds in which the server may ask for the last acknowledgement again; most do after one
 RETRY = udpguard.AdaptiveRetry(attempts=60, minimum=0.1, maximum=1.0)
@@ -101,7 +102,7 @@ def agreed(packet: bytes, asked: dict[str, int]) -> Terms:
     words = packet[2:].decode("ascii", "replace").split("\0")
     values: dict[str, int] = {}
     for option, value in zip(words[0::2], words[1::2], strict=False):
-        if option.lower() not in asked or not value.isdecimal():
+        if option.lower() not in asked or not value.isdecimal() or len(value) > LONGEST_NUMBER:
             raise OptionsError(f"the server sets an option that makes no sense: {command_line.shown(option)}")
         values[option.lower()] = int(value)
     terms = Terms(values.get("blksize", PLAIN_BLOCK_SIZE), values.get("tsize"))

@@ -279,6 +279,7 @@ async def test_an_error_of_the_server_is_shown(after: int, out: Path) -> None:
         (agreement(blksize=4), "blocks of 4 bytes"),
         (agreement(windowsize=4), "windowsize"),
         (b"\0\6blksize\0many\0", "blksize"),
+        (b"\0\6tsize\0" + b"9" * 5_000 + b"\0", "tsize"),
     ],
 )
 async def test_options_that_nobody_asked_for_end_it(first: bytes, words: str, out: Path) -> None:
