@@ -24,7 +24,7 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from itertools import cycle
 from pathlib import Path
 from typing import TextIO
@@ -132,7 +132,7 @@ async def show(sweep: udpguard.Sweep, total: int | None) -> None:
 
 
 @contextlib.asynccontextmanager
-async def progress_bar(sweep: udpguard.Sweep, total: int | None) -> AsyncIterator[None]:
+async def progress_bar(sweep: udpguard.Sweep, total: int | None) -> AsyncGenerator[None, None]:
     """A progress bar meanwhile, where somebody sees it."""
     if not sys.stderr.isatty():
         yield

@@ -169,7 +169,7 @@ def test_none_is_in_use_twice(steps: list[tuple[str, int]], randomness: random.R
             pending.discard(ended)
             lately.add(ended)
     every = [bytes((number,)) for number in range(256)]
-    assert ids.queue is None or sorted(ids.queue) == every, "the queue has each of them once"
+    assert ids.queue is None or sorted(slot[2] for slot in ids.queue) == every, "the queue has each of them once"
 
 
 # ----------------------------------------------------------------------------------------------- the registry's

@@ -13,12 +13,14 @@ from typing import Any, Final, NamedTuple, cast
 
 from udpguard.core.address import IPV4_WIRE, Wire, is_tuple, known_wire, known_wires
 from udpguard.core.correlation import Slot, TransactionId
+from udpguard.core.ids import LATELY, IdPool
 from udpguard.core.registry import Registry
-from udpguard.core.source import Entry, SweptQuestion
+from udpguard.core.source import Entry, Source, SweptQuestion
 from udpguard.core.swept import Bulk
 
 _FITS_EVERYWHERE: Final = 65_507
 _NEVER: Final = math.inf
+_NOTHING: Any = None
 _new = object.__new__
 
 
@@ -72,6 +74,15 @@ def ask_many(
     room = registry.room.free
     registry._latest = now
     given = None if keys is None else iter(keys)
+    latest: object = None
+    """Whom the question before this one was for."""
+    # What is known of that peer.
+    wire: Wire = b""
+    source: Source = _NOTHING
+    outlet: Outlet = _NOTHING
+    pool: IdPool | None = None
+    drawn = b""
+    port, is_alone = 0, False
     kinds: Iterable[object] = map(type, items)
     for item, kind in zip(items, kinds, strict=False):
         key: Hashable = None if given is None else next(given)
@@ -89,25 +100,35 @@ def ask_many(
         else:
             rest.append(item)
             continue
-        try:
-            wire = wires_known.get(addr)
-        except TypeError:  # something that can't be hashed
+        if addr is not latest:  # else all that is known of the peer is at hand
+            latest = None
+            try:
+                found = wires_known.get(addr)
+            except TypeError:  # something that can't be hashed
+                rest.append(item)
+                continue
+            if found is None or type(addr[1]) is not int:  # True, and 53.0, equal integers
+                found = known_wire(addr)
+            if found is None:
+                rest.append(item)
+                continue
+            wire, port = found, 0
+            way_out = outlet4 if len(wire) == IPV4_WIRE else outlet6
+            if pick is not None:
+                port, way_out = pick(wire) or (0, None)
+            if way_out is None:
+                rest.append(item)
+                continue
+            outlet = way_out
+            source = sources.get(wire) or registry._make_source(wire)
+            source.used = now
+            pool = None
+            is_alone = len(source.books) == 1 and source.books[0] is book
+            if pick is None:
+                latest = addr
+        if type(data) is not bytes or len(data) > _FITS_EVERYWHERE or room <= 0:
             rest.append(item)
             continue
-        if wire is None or type(addr[1]) is not int:  # True, and 53.0, equal integers
-            wire = known_wire(addr)
-        if wire is None or type(data) is not bytes or len(data) > _FITS_EVERYWHERE or room <= 0:
-            rest.append(item)
-            continue
-        port = 0
-        outlet = outlet4 if len(wire) == IPV4_WIRE else outlet6
-        if pick is not None:
-            port, outlet = pick(wire) or (0, None)
-        if outlet is None:
-            rest.append(item)
-            continue
-        source = sources.get(wire) or registry._make_source(wire)
-        source.used = now
         question = _new(SweptQuestion)
         question.assigned = None
         question.own_slot = None
@@ -126,26 +147,31 @@ def ask_many(
             else:
                 source.add_keyless(question)
         elif assigns:
-            pools = source.pools
-            pool = (None if pools is None else pools.get(number)) or registry.pool(wire, book)
+            if pool is None:
+                pools = source.pools
+                pool = (None if pools is None else pools.get(number)) or registry.pool(wire, book)
             if pool.gate.free <= 0:
                 rest.append(item)
                 continue
             slot: Slot | None = None
-            if pool.queue is None:
+            queue = pool.queue
+            if shapes.any:
+                pass
+            elif queue is None:
                 drawn = registry._pot[registry._pot_at : registry._pot_at + length]
                 if len(drawn) == length:
                     registry._pot_at += length
                 else:
                     drawn = registry._random(length)
                 slot = (wire, number, drawn)
-            if (
-                slot is None
-                or slot in fresh_ended
-                or slot in old_ended
-                or shapes.any
-                or pending.setdefault(slot, question) is not question
-            ):
+                if slot in fresh_ended or slot in old_ended:
+                    slot = None
+            elif now - pool.taken_at <= LATELY:
+                slot = queue[0]
+                queue.rotate(-1)
+                drawn = cast("bytes", slot[2])
+                pool.taken_at = now
+            if slot is None or pending.setdefault(slot, question) is not question:
                 slot = registry.assign(pool, (wire,), now, wire)
                 if slot is None:
                     rest.append(item)
@@ -176,10 +202,11 @@ def ask_many(
         room -= 1
         source.sent += 1
         # Those of each book are counted where there is more than one.
-        if not number or (len(source.books) == 1 and source.books[0] is book):
+        if is_alone or not number:
             source.live += 1
         else:
             source.add_live(book)
+            is_alone = len(source.books) == 1
         if suspicion is not None and key is not None:
             suspicion.watch(question, (wire,))
         if lane is not None:

@@ -19,7 +19,7 @@ RandomBits = Callable[[int], int]
 # Eight failures in a row mean that about half of the ids were used lately (1 in 256 at exactly half).
 _TRIES: Final = 8
 _LARGEST_QUEUE: Final = 16
-_LATELY: Final = 120.0
+LATELY: Final = 120.0
 
 
 class IdPool:
@@ -36,7 +36,7 @@ class IdPool:
         random_bits: Where the randomness comes from.
     """
 
-    __slots__ = ("_bits", "_book", "_random_bits", "_taken_at", "_token", "correlator", "gate", "length", "queue")
+    __slots__ = ("_bits", "_book", "_random_bits", "_token", "correlator", "gate", "length", "queue", "taken_at")
 
     def __init__(self, token: Token, book: int, correlator: TransactionId, random_bits: RandomBits) -> None:
         self.correlator: TransactionId = correlator
@@ -45,9 +45,10 @@ class IdPool:
         self.length: int = correlator.length
         self._bits = correlator.length * 8
         self._random_bits = random_bits
-        self.queue: deque[bytes] | None = None
-        """The ids in the order in which they are to be used, once draws have begun to fail."""
-        self._taken_at = 0.0
+        self.queue: deque[Slot] | None = None
+        """The slots in the order in which their ids are to be used, once draws have begun to fail."""
+        self.taken_at: float = 0.0
+        """When one was taken last: a queue is good for `LATELY` after that."""
         self.gate: Gate[Entry] = Gate(1 << self._bits)
         """Has a place for each id: who needs one that is in use waits there."""
 
@@ -62,7 +63,7 @@ class IdPool:
             now: The time in seconds.
             others: Further sources that the reply may come from, where the id must be free as well.
         """
-        if self.queue is not None and now - self._taken_at > _LATELY:
+        if self.queue is not None and now - self.taken_at > LATELY:
             self.queue = None
         slot: Slot | None = None
         if self.queue is None:
@@ -70,10 +71,10 @@ class IdPool:
         if slot is None and self._bits <= _LARGEST_QUEUE:
             if self.queue is None:
                 self.queue = self._fill(lately)
-                self._taken_at = now
+                self.taken_at = now
             slot = self._oldest(self.queue, pending, others)
         if slot is not None:
-            self._taken_at = now
+            self.taken_at = now
         return slot
 
     def _drawn(self, pending: Container[Slot], lately: Container[Slot], others: Sequence[Token]) -> Slot | None:
@@ -95,31 +96,31 @@ class IdPool:
     def _slot(self, key: bytes) -> Slot:
         return (self._token, self._book, key)
 
-    def _oldest(self, queue: deque[bytes], pending: Container[Slot], others: Sequence[Token]) -> Slot | None:
+    def _oldest(self, queue: deque[Slot], pending: Container[Slot], others: Sequence[Token]) -> Slot | None:
         """The one at the front that is free; it goes to the end, like those that are in use."""
         for _ in range(len(queue)):
-            slot = (self._token, self._book, queue[0])
+            slot = queue[0]
             queue.rotate(-1)
             if slot not in pending and not (others and _is_used(slot, others, pending)):
                 return slot
         return None
 
-    def _fill(self, lately: Container[Slot]) -> deque[bytes]:
-        fresh: list[bytes] = []
-        used: list[bytes] = []
-        for key in map(self._key, range(1 << self._bits)):
-            (used if self._slot(key) in lately else fresh).append(key)
+    def _fill(self, lately: Container[Slot]) -> deque[Slot]:
+        fresh: list[Slot] = []
+        used: list[Slot] = []
+        for slot in map(self._slot, map(self._key, range(1 << self._bits))):
+            (used if slot in lately else fresh).append(slot)
         self._shuffle(fresh)
         self._shuffle(used)
         return deque(fresh + used)
 
-    def _shuffle(self, keys: list[bytes]) -> None:
+    def _shuffle(self, slots: list[Slot]) -> None:
         """Fisher and Yates', with one large draw instead of many small ones (the bias is below 2**-32)."""
         step = 6
-        pot = self._random_bits(8 * step * len(keys) or 1).to_bytes(step * len(keys) + 1, "little")
-        for i in range(len(keys) - 1, 0, -1):
+        pot = self._random_bits(8 * step * len(slots) or 1).to_bytes(step * len(slots) + 1, "little")
+        for i in range(len(slots) - 1, 0, -1):
             j = int.from_bytes(pot[i * step : (i + 1) * step], "little") % (i + 1)
-            keys[i], keys[j] = keys[j], keys[i]
+            slots[i], slots[j] = slots[j], slots[i]
 
 
 def _is_used(slot: Slot, others: Sequence[Token], pending: Container[Slot]) -> bool:

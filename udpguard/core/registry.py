@@ -22,17 +22,27 @@ What most datagrams need is here. The records are in `ledger`; the verdicts on a
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import repeat
 from typing import Any, Final, cast
 
-from udpguard.core.address import IPV4_WIRE, Wire, has_scope, peer_of
+from udpguard.core.address import IPV4_WIRE, Peer, Wire, has_scope, peer_of
 from udpguard.core.correlation import Book, Slot
 from udpguard.core.judge import Settled
 from udpguard.core.ledger import duplicate
 from udpguard.core.outcome import Outcome
 from udpguard.core.reports import Reports
-from udpguard.core.source import AssignedQuestion, Lasting, LongEntry, PortedQuestion, Question, SweptQuestion
+from udpguard.core.source import (
+    AssignedQuestion,
+    Entry,
+    Lasting,
+    LongEntry,
+    PortedQuestion,
+    Question,
+    Source,
+    SweptQuestion,
+)
 from udpguard.core.swept import Bulk
 from udpguard.core.verdict import Reason, Reply
 
@@ -46,6 +56,11 @@ _NEVER: Final = math.inf
 _new = object.__new__
 _new_tuple: Callable[[type[Any], tuple[object, ...]], Any] = tuple[object, ...].__new__
 _POT: Final = 1_024
+# What becomes of a peer's datagram.
+_JUDGED: Final = 0
+_STRANGER: Final = 1
+_KEYLESS: Final = 2
+_KEYED: Final = 3
 
 
 class Registry(Reports):
@@ -200,90 +215,116 @@ class Registry(Reports):
         ended = self._ended.with_room(len(batch), now)
         answered = timed = swept = 0
         bulk: Bulk | None = None
+        latest: Wire | None = None
+        begin = end = number = 0
+        way, is_first = _JUDGED, False
+        source: Source | None = None
+        entry = cast("Entry | OrderedDict[Entry, None] | None", None)
+        peer = cast("Peer | None", None)
         for (data, wire), arrived in zip(batch, arrivals or repeat(now), strict=False):
-            source = sources.get(wire)
-            if source is None:
-                if not shapes.any and (len(wire) == IPV4_WIRE or not has_scope(wire)):
-                    self._count(_UNKNOWN_PEER, data, wire, arrived)
-                    continue
-            elif not (shapes.any or source.scoped):
-                # Only this peer's own record can cover it; mostly it answers a question without extras.
-                entry: object = None
-                books = source.books
-                if not books:
-                    entry = source.keyless
-                elif len(books) == 1 and (end := books[0].reply_end) and len(data) >= end:
-                    entry = pending.get((wire, books[0].number, data[books[0].reply_begin : end]))
-                if (
-                    isinstance(entry, Question)
-                    and entry.more is None
-                    and (sent_at := entry.sent_at) is not None
-                    and entry.port == port
-                ):
-                    answered += 1
-                    timed += entry.timeout != _NEVER
-                    entry.ended = True
-                    source.live -= 1  # all that is counted where there is one book at the most
+            if wire != latest:  # else all that is known of the peer is at hand
+                latest = wire
+                is_first = True
+                way = _JUDGED
+                source = sources.get(wire)
+                if source is None:
+                    if not shapes.any and (len(wire) == IPV4_WIRE or not has_scope(wire)):
+                        way = _STRANGER
+                elif not (shapes.any or source.scoped):
+                    # Only this peer's own record can cover it; mostly it answers a question without extras.
+                    books = source.books
                     if not books:
-                        source.keyless = None
-                        if source.queue:
-                            self._leave(source)
-                        else:
-                            source.free = 1
-                        ended[(wire, port) if port else wire] = mark
+                        way = _KEYLESS
+                    elif len(books) == 1 and (end := books[0].reply_end):
+                        way, begin, number = _KEYED, books[0].reply_begin, books[0].number
+            if way == _KEYED:
+                entry = pending.get((wire, number, data[begin:end])) if len(data) >= end else None
+            elif way == _KEYLESS:
+                assert source is not None
+                entry = source.keyless
+            elif way == _STRANGER:
+                self._count(_UNKNOWN_PEER, data, wire, arrived)
+                continue
+            else:
+                entry = None
+            if (
+                isinstance(entry, Question)
+                and entry.more is None
+                and (sent_at := entry.sent_at) is not None
+                and entry.port == port
+            ):
+                assert source is not None
+                answered += 1
+                timed += entry.timeout != _NEVER
+                entry.ended = True
+                source.live -= 1  # all that is counted where there is one book at the most
+                if way == _KEYLESS:
+                    source.keyless = None
+                    if source.queue:
+                        self._leave(source)
                     else:
-                        slot = entry.own_slot
-                        assert slot is not None
-                        del pending[slot]
-                        ended[slot] = mark
-                        if entry.assigned is not None:
-                            pool, original = entry.assigned
-                            data = pool.correlator.restored(data, original)
-                            if pool.gate.queue:
-                                self._leave(pool.gate)
-                            else:
-                                pool.gate.free += 1
-                    source.matched += 1
-                    rtt = arrived - sent_at
-                    srtt = source.srtt
-                    if rtt < 0.0:  # it came before the question left, or so it seems: nothing is learnt from that
-                        rtt = 0.0
-                    elif srtt is None:
-                        source.sample(rtt)
-                    else:  # `Source.sample`, RFC 6298 section 2.3
-                        source.rttvar += (abs(srtt - rtt) - source.rttvar) * 0.25
-                        source.srtt = srtt + (rtt - srtt) * 0.125
-                        source.backoff = 1
-                    if not entry.is_swept:
-                        settled.append((entry, data, wire, rtt, 1))
-                        continue
-                    # Made here, and without their constructors, a sweep's outcome costs a tenth of an exchange less.
-                    assert isinstance(entry, SweptQuestion)
-                    if bulk is None or entry.future is not bulk:
-                        if bulk is not None:
-                            self.swept.append((bulk, swept))
-                        bulk, swept = cast("Bulk", entry.future), 0
-                    swept += 1
-                    reply = _new_tuple(Reply, (data, peer_of(wire), rtt, 1))
-                    bulk.outcomes.append(_new_tuple(Outcome, (entry.addr, entry.data, entry.tag, reply, None)))
+                        source.free = 1
+                    ended[(wire, port) if port else wire] = mark
+                else:
+                    slot = entry.own_slot
+                    assert slot is not None
+                    del pending[slot]
+                    ended[slot] = mark
+                    if entry.assigned is not None:
+                        pool, original = entry.assigned
+                        # `TransactionId.restored`: the id stands where this book has it.
+                        data = data[:begin] + original + data[end:] if begin else original + data[end:]
+                        if pool.gate.queue:
+                            self._leave(pool.gate)
+                        else:
+                            pool.gate.free += 1
+                source.matched += 1
+                rtt = arrived - sent_at
+                srtt = source.srtt
+                if rtt < 0.0:  # it came before the question left, or so it seems: nothing is learnt from that
+                    rtt = 0.0
+                elif entry.is_swept and not is_first:
+                    pass  # one sample a round trip is enough (RFC 6298 section 3), and these came together
+                elif srtt is None:
+                    source.sample(rtt)
+                else:  # `Source.sample`, RFC 6298 section 2.3
+                    source.rttvar += (abs(srtt - rtt) - source.rttvar) * 0.25
+                    source.srtt = srtt + (rtt - srtt) * 0.125
+                    source.backoff = 1
+                if not entry.is_swept:
+                    settled.append((entry, data, wire, rtt, 1))
                     continue
-                # Or it goes on listening, and takes it as it comes.
-                if (
-                    isinstance(entry, LongEntry)
-                    and isinstance(more := entry.more, Lasting)
-                    and more.takes_all
-                    and entry.port == port
-                    and not soil.is_marked
-                ):
-                    more.heard = True
-                    source.matched += 1
-                    self.counters.matched += 1
-                    self.delivered.append((more, data, wire, None, more.attempts))
-                    continue
+                # Made here, and without their constructors, a sweep's outcome costs a tenth of an exchange less.
+                assert isinstance(entry, SweptQuestion)
+                if bulk is None or entry.future is not bulk:
+                    if bulk is not None:
+                        self.swept.append((bulk, swept))
+                    bulk, swept = cast("Bulk", entry.future), 0
+                swept += 1
+                if is_first:
+                    peer, is_first = peer_of(wire), False
+                reply = _new_tuple(Reply, (data, peer, rtt, 1))
+                bulk.outcomes.append(_new_tuple(Outcome, (entry.addr, entry.data, entry.tag, reply, None)))
+                continue
+            # Or it goes on listening, and takes it as it comes.
+            if (
+                isinstance(entry, LongEntry)
+                and isinstance(more := entry.more, Lasting)
+                and more.takes_all
+                and entry.port == port
+                and not soil.is_marked
+            ):
+                assert source is not None
+                more.heard = True
+                source.matched += 1
+                self.counters.matched += 1
+                self.delivered.append((more, data, wire, None, more.attempts))
+                continue
             if answered:
                 self._note_answered(answered, timed)
                 answered = timed = 0
             self.judge(data, wire, arrived, port, settled)
+            latest = None  # foreign code may have changed anything
             ended = self._ended.with_room(len(batch), now)
         if answered:
             self._note_answered(answered, timed)
