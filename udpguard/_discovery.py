@@ -388,7 +388,7 @@ class Discovery:
         """Without a key a spare port, so that what comes too late does not look like the answer to something else."""
         keeper = self._guard.keeper
         if key is None and keeper is not None and len({len(wire) for wire in wires}) == 1:
-            spare = keeper.choose_spare(wires[0], tokens)
+            spare = keeper.choose_spare(wires, tokens)
             if spare is not None:
                 return spare
         return self._guard.some_port()

@@ -178,7 +178,7 @@ class PortKeeper:
             return fit[registry.draw(len(fit))] if len(fit) > 1 else fit[0]
         if registry.spares.limit:
             try:
-                port = self._spare(wire, tokens, now)
+                port = self._spare((wire,), tokens, now)
             except NoPortError:
                 shared = registry.unsoiled(own, tokens, wire, now)
                 if not shared:
@@ -188,19 +188,39 @@ class PortKeeper:
                 return port
         return self._least_blocked(own, wire, tokens, now)
 
-    def choose_spare(self, wire: Wire, tokens: Sequence[Token]) -> int | None:
-        """A spare port for who asks this address, and listens to these sources for a while; None where there is none.
+    def choose_to_listen(self, wire: Wire, tokens: Sequence[Token]) -> int:
+        """A port for who goes on listening to this peer, where no answer that another waits for may come too late.
+
+        Raises:
+            NoPortError: Old replies may come to all.
+        """
+        own = self._guard.own_ports(wire)
+        fit = self._quiet(self._registry.clean(own, tokens, wire, self._guard.clock()), (wire,))
+        if fit:
+            return fit[self._registry.draw(len(fit))]
+        spare = self.choose_spare((wire,), tokens)
+        return self.choose(wire, tokens) if spare is None else spare
+
+    def choose_spare(self, wires: Sequence[Wire], tokens: Sequence[Token]) -> int | None:
+        """A spare port for who asks these, and listens to those sources for a while; None where there is none.
 
         What comes late to it then comes where nobody else listens.
         """
         if not self._registry.spares.limit:
             return None
         try:
-            return self._spare(wire, tokens, self._guard.clock())
+            return self._spare(wires, tokens, self._guard.clock(), listens=True)
         except NoPortError:
             return None
 
-    def _spare(self, wire: Wire, tokens: Sequence[Token], now: float) -> int | None:
+    def _quiet(self, ports: Sequence[int], wires: Sequence[Wire]) -> Sequence[int]:
+        """Those of the ports where nobody waits for an answer that one of these may give."""
+        awaited = self._registry.is_awaited
+        return [port for port in ports if not any(awaited(port, wire) for wire in wires)]
+
+    def _spare(
+        self, wires: Sequence[Wire], tokens: Sequence[Token], now: float, *, listens: bool = False
+    ) -> int | None:
         """A spare port that is clean, opened now where none is; None where that is not possible.
 
         Raises:
@@ -208,10 +228,12 @@ class PortKeeper:
         """
 
         def clean(ports: Sequence[int]) -> Sequence[int]:
-            return self._registry.clean(ports, tokens, wire, now)
+            for wire in wires:
+                ports = self._registry.clean(ports, tokens, wire, now)
+            return self._quiet(ports, wires) if listens else ports
 
-        port = self._registry.spares.choose(clean, ipv4=len(wire) == IPV4_WIRE)
-        return self._fresh(wire, tokens, now) if port is None else port
+        port = self._registry.spares.choose(clean, ipv4=len(wires[0]) == IPV4_WIRE)
+        return self._fresh(wires[0], tokens, now) if port is None else port
 
     def _least_blocked(self, own: Sequence[int], wire: Wire, tokens: Sequence[Token], now: float) -> int:
         """The one of the endpoint's own ports where an old reply is the least likely by now."""

@@ -201,14 +201,13 @@ class Session:
         port = guard.some_port()
         if guard.keeper is None:
             return port
-        if registry.is_awaited(port, wire):  # the answer may come late, and would be this session's then
-            spare = guard.keeper.choose_spare(wire, tokens)
-            if spare is not None:
-                return spare
-        elif not registry.soil.dirty or (registry.spares.limit and registry.may_use(port, tokens, wire, guard.clock())):
+        is_clean = not registry.soil.dirty or (
+            registry.spares.limit and registry.may_use(port, tokens, wire, guard.clock())
+        )
+        if is_clean and not registry.is_awaited(port, wire):
             return port
         with contextlib.suppress(NoPortError):  # else old replies may come, as they do to a socket that is connected
-            port = guard.keeper.choose(wire, tokens)
+            port = guard.keeper.choose_to_listen(wire, tokens)
         if any(registry.soil.is_occupied(token, port) for token in (wire, host_token(wire))):
             raise TooManyPendingError(
                 f"a session with {peer_of(wire)} is open already, and there is no other port for one more: "

@@ -108,6 +108,7 @@ class Oracle:
         self.unexpected: list[tuple[bytes, Where, str]] = []
         self.asked: list[tuple[int, bytes]] = []
         self._order = 0
+        self._is_old = False
 
     # ------------------------------------------------------------------------------------------- what users do
 
@@ -211,6 +212,12 @@ class Oracle:
         by_key = [c for c in covering if c[4]["key"] is not None and c[4]["key"] == BOOKS[c[3]["book"]].key(data)]
         without = [c for c in covering if c[4]["key"] is None and BOOKS[c[3]["book"]].key(data) is None]
         refused: list[int] = []
+        # What is late from a peer chooses nobody to listen to.
+        self._is_old = any(
+            c[4]["key"] is None and c[4]["place"] == Place("peer", *where)
+            and c[3]["ended"] is not None and now - c[3]["ended"] <= SHORT_WHILE
+            for c in covering
+        )  # fmt: skip
 
         settled = self._offer(sorted(by_key, key=lambda c: c[:3]), data, where, now, refused)
         if settled is not None:
@@ -237,7 +244,7 @@ class Oracle:
                 continue  # what comes before the question is no answer
             if lasting and expectation["seen"] is not None and (where, data) in expectation["seen"]:
                 return "duplicate", None
-            if number in refused or (refused and lasting and expectation["fixes"]):
+            if number in refused or (lasting and expectation["fixes"] and (refused or self._is_old)):
                 continue
             original = slot["original"]
             answer = data if original is None else original + data[len(original) :]

@@ -224,6 +224,22 @@ async def test_what_comes_too_late_is_nobody_elses_answer() -> None:
         assert await task == b"answer"
 
 
+async def test_what_comes_late_to_it_is_no_answer_to_a_request_to_that_host() -> None:
+    """The request is pending at the only spare port when it begins."""
+    async with servers("127.0.0.2", "127.0.0.2") as (found, asked), opened(ports=Ports(spares=1)) as endpoint:
+        with pytest.raises(ReplyTimeoutError):
+            await endpoint.request(asked.addr, b"soils the first port", timeout=0.01)
+        task = asyncio.ensure_future(endpoint.request(asked.addr, b"request", reply_from="host", timeout=5.0))
+        await asked.next()
+        _, other = await asked.next()
+        async with endpoint.discover(found.addr, b"who", window=0.05):
+            _, addr = await found.next()
+            assert addr != other
+        found.send(b"late", addr)
+        asked.send(b"answer", other)
+        assert await task == b"answer"
+
+
 async def test_a_request_to_somebody_found_has_its_own_answer() -> None:
     async with loopback_kit.Server() as server, opened() as endpoint:
         async with endpoint.discover(server.addr, b"who", window=60.0) as replies:

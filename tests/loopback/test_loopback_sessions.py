@@ -456,6 +456,33 @@ async def test_a_late_reply_to_a_request_that_was_pending_is_not_the_sessions(re
             assert await session.receive() == b"mine"
 
 
+async def test_a_requests_late_reply_chooses_no_peer_for_a_session_with_its_host() -> None:
+    async with servers("127.0.0.2", "127.0.0.2", "127.0.0.2") as (well_known, transfer, other), opened() as endpoint:
+        task = asyncio.ensure_future(endpoint.request(other.addr, b"request", timeout=0.1))
+        _, addr = await other.next()
+        async with endpoint.session(well_known.addr, reply_from="host") as session:
+            await session.send(b"read")
+            _, own = await well_known.next()
+            with pytest.raises(ReplyTimeoutError):
+                await task
+            other.send(b"late", addr)
+            transfer.send(b"block", own)
+            assert await session.receive() == b"block"
+            assert session.peer == transfer.addr
+
+
+async def test_what_comes_late_for_a_session_is_no_answer_to_a_request_to_its_host() -> None:
+    async with servers("127.0.0.2", "127.0.0.2") as (peer, asked), opened() as endpoint:
+        async with endpoint.session(peer.addr) as session:
+            await session.send(b"?")
+            _, addr = await peer.next()
+            task = asyncio.ensure_future(endpoint.request(asked.addr, b"request", reply_from="host"))
+            _, other = await asked.next()
+        peer.send(b"late", addr)
+        asked.send(b"answer", other)
+        assert await task == b"answer"
+
+
 async def test_a_late_reply_to_its_request_is_not_the_next_ones() -> None:
     async with Server() as server, opened() as endpoint, endpoint.session(server.addr) as session:
         with pytest.raises(ReplyTimeoutError):

@@ -19,6 +19,7 @@ from typing import Any, Final
 import simulation_oracle as oracle
 import simulation_wire as wire
 from at_rest import leftovers_of
+from simulation_lasting import Listeners
 from simulation_leftovers import left_sockets
 from simulation_servers import DEAD_PORT, PORT, Forger, start
 from simulation_writer import REMEMBERED, OwnIds, Writer
@@ -118,6 +119,7 @@ class Program:
         self.oracle = oracle.Oracle(simulation.loop.time, blocks=self.blocks, allows_duplicates=mode.allows_duplicates)
         self.oracle.is_tight = self.limits.pending < 1_000
         self.forger = Forger(self.loop, Random(f"forger {seed}"), 0.15, self._is_expected)
+        self.listeners = Listeners(self, seed)
         self._client_host = simulation.client
         self._own_ids: dict[object, OwnIds] = {}
         self._tasks: dict[asyncio.Task[None], oracle.Asked | None] = {}
@@ -137,28 +139,30 @@ class Program:
             f"2001:db8::{place + 1:x}" if place % 4 == 3 else f"192.0.2.{place + 1}" for place in range(self.servers)
         ]
         await start(self.loop, self.network, self._addresses, self.forger, self._answers_from_two)
+        await self.listeners.start(self.loop, self.network, self._addresses)
         self.network.name(_NAME, *self._addresses[:2], delay=0.05)
         endpoint = await udpguard.open_endpoint(
             ports=self.ports, limits=self.limits, on_unexpected=self._unexpected, timeout=4.0
         )
         self._endpoint = endpoint
+        self.listeners.watch(endpoint)
         self.oracle.counters = endpoint._guard.registry.counters
         self._own_sockets = len(endpoint._guard.channels)
         self._clients = {name: self._client(name) for name in self.mode.programs}
         await self._ask_all()
         self._meddles = False
         if not self.closes_early:
-            await asyncio.gather(*self._tasks)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._rest()
         self.oracle.closing = True
         endpoint.close()
         await endpoint.wait_closed()
-        await asyncio.gather(*self._tasks)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.sleep(0)  # what was cancelled takes a turn to go
         self._check_leftovers("closed")
         for text in left_sockets(self._client_host):
             self.oracle.violation(f"left over at the end: {text}")
-        self.oracle.finish()
+        self.oracle.finish(self.listeners.counted())
         self.statistics = endpoint.statistics()
 
     def _client(self, name: str) -> udpguard.Client:
@@ -201,6 +205,9 @@ class Program:
         if generator.random() < 0.01:
             self._spawn(self._send(name), None)
             return
+        if self._meddles and generator.random() < 0.04:
+            self._begin_listening(name)
+            return
         if name == "x" and generator.random() < 0.05:
             coroutine, asked = self._expectation()
         else:
@@ -208,6 +215,12 @@ class Program:
         task = self._spawn(coroutine, asked)
         if generator.random() < 0.08:
             self.loop.call_later(0.001 + generator.random() ** 3 * 10, self._cancel, task, asked)
+
+    def _begin_listening(self, name: str) -> None:
+        """A session, or a discovery, which may be cancelled as well."""
+        task = self._spawn(self.listeners.one(self._clients[name], self.generator.choice(self._addresses)), None)
+        if self.generator.random() < 0.15:
+            self.loop.call_later(self.generator.random() * 5, task.cancel)
 
     def _spawn(self, coroutine: Any, asked: oracle.Asked | None) -> asyncio.Task[None]:
         task: asyncio.Task[None] = self.loop.create_task(coroutine)
@@ -403,6 +416,8 @@ class Result:
         violations: What must not be.
         checks: How often the counters were looked at.
         forged: What forgers sent.
+        listened: What sessions and discoveries came to.
+        strays: Old answers that came to those who had no clean port.
         statistics: What udpguard counted.
         seconds: Of virtual time.
     """
@@ -415,6 +430,8 @@ class Result:
     violations: list[str]
     checks: int
     forged: Counter[str]
+    listened: Counter[str]
+    strays: Counter[str]
     statistics: dict[str, int]
     seconds: float
 
@@ -435,6 +452,8 @@ def simulate(mode: str, seed: str, count: int = 1_000) -> Result:
             judge.violations,
             judge.checks,
             program.forger.sent,
+            program.listeners.outcomes,
+            program.listeners.strays,
             {name: getattr(program.statistics, name) for name in udpguard.Statistics.__slots__},
             simulation.loop.time(),
         )

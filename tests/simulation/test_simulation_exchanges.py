@@ -26,6 +26,9 @@ def test_each_exchange_has_one_outcome_and_it_is_the_right_one(mode: str, seed: 
     assert result.outcomes["refused"] > 0
     assert result.forged.total() > 50
     assert result.checks > result.exchanges
+    assert result.listened["sessions"] > 5
+    assert result.listened["datagrams of sessions"] > 5
+    assert result.listened["replies found"] > 3
     if not MODES[mode].allows_duplicates:
         assert not result.wrong
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import simulation_writer
 from simulation_program import simulate
 
+from udpguard._inbox import Inbox
 from udpguard.core.ids import IdPool
 from udpguard.core.judge import Judge
 from udpguard.core.ledger import Ledger
 from udpguard.core.ports import Soil, Spares
 from udpguard.core.registry import Registry
+from udpguard.core.source import Lasting
 
 
 def found(mode: str, seeds: range = range(3)) -> tuple[str, Counter[str]]:
@@ -43,11 +44,11 @@ def test_replies_where_an_id_is_used_again_too_soon(monkeypatch: pytest.MonkeyPa
 
 
 def test_replies_where_few_ids_are_assigned(monkeypatch: pytest.MonkeyPatch) -> None:
-    def few(pool: IdPool, number: int) -> Any:
-        return (pool._token, pool._book, (number % 20).to_bytes(pool.length, "big"))
+    def few(pool: IdPool, number: int) -> bytes:
+        return (number % 20).to_bytes(pool.length, "big")
 
-    monkeypatch.setattr(IdPool, "_slot", few)
-    monkeypatch.setattr(IdPool, "_fill", lambda *_: deque(range(20)))
+    monkeypatch.setattr(IdPool, "_key", few)
+    monkeypatch.setattr(IdPool, "_fill", lambda pool, _: deque(few(pool, number) for number in range(20)))
     monkeypatch.setattr(Registry, "_random", lambda self, length: bytes(length))
     _, wrong = found("assigned ids, 2 bytes", range(6))
     assert wrong
@@ -68,3 +69,22 @@ def test_what_is_left_over_or_counted_wrong(
     monkeypatch.setattr(where, what, instead)
     violations, _ = found(mode, range(5))
     assert told in violations
+
+
+def test_a_session_that_gives_what_came_more_often_than_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    put = Inbox.put
+    monkeypatch.setattr(Inbox, "put", lambda self, item: (put(self, item), put(self, item)))
+    violations, _ = found("own ids", range(6))
+    assert "not in its order" in violations
+
+
+def test_a_session_that_hears_others_than_its_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ledger, "fix", lambda self, entry, wire: None)
+    violations, _ = found("own ids", range(6))
+    assert "got what was forged" in violations or "_elsewhere" in violations
+
+
+def test_a_discovery_that_gives_the_same_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Lasting, "has_seen", lambda self, wire, data: False)
+    violations, _ = found("own ids", range(6))
+    assert "given the same twice" in violations

@@ -262,8 +262,8 @@ class Judge(Ledger):
         if isinstance(more, Lasting) and more.has_seen(offer.wire, offer.data):
             offer.reason = Reason.DUPLICATE
             return True
-        if entry in offer.refused or (offer.refused and isinstance(more, Lasting) and more.fixes):
-            return False  # what a request of the session would not have chooses no peer for it
+        if entry in offer.refused or (isinstance(more, Lasting) and more.fixes and not self._may_choose(offer)):
+            return False
         data, rtt, peer = offer.data, None, entry.source
         if sent is not None:
             peer = sent.peer
@@ -295,6 +295,17 @@ class Judge(Ledger):
         self.end(entry, (Reason.DUPLICATE, now))
         offer.settled.append((entry, data, offer.wire, rtt, more.attempts))
         return True
+
+    def _may_choose(self, offer: _Offer) -> bool:
+        """Whether a datagram may say whom somebody listens to from now on.
+
+        Not what a request of his would not have, nor what is known to be somebody else's, too late.
+        """
+        if offer.refused:
+            return False
+        source = self._sources.get(offer.wire)
+        numbers = [0] if source is None else [0, *(book.number for book in source.books)]
+        return all(self._ended.mark((offer.wire, number, None), offer.now, offer.port) is None for number in numbers)
 
     def _deliver(self, offer: _Offer, entry: Entry, more: Lasting, data: bytes, rtt: float | None) -> None:
         """Give a datagram to somebody who goes on listening, unless it is the last that he wants."""

@@ -327,8 +327,9 @@ class Ledger:
 
     def listeners_at(self, port: int) -> list[Entry]:
         """Those who go on listening at a port without a key."""
-        sources = [self._sources[token] for token in self.soil.listened_to(port)]
-        found = [entry for source in sources for entry in source.expecting_keyless() if entry.port == port]
+        sources = [self._sources.get(token) for token in self.soil.listened_to(port)]
+        keyless = [source.expecting_keyless() for source in sources if source is not None]
+        found = [entry for some in keyless for entry in some if entry.port == port]
         return [entry for entry in dict.fromkeys(found) if entry.more is not None and entry.more.lasting]
 
     def note_asked(self, entry: Entry, peer: Source, slots: Iterable[Slot]) -> None:
@@ -474,7 +475,7 @@ class Ledger:
         for token in (asked,) if narrow else self._covering_tokens(asked):
             source = self._sources.get(token)
             for entry in () if source is None else source.expecting_keyless():
-                if entry.port == port and not (entry.more is not None and entry.more.lasting):
+                if _may_hear(entry, port):
                     return True
         return False
 
@@ -577,6 +578,15 @@ def _host_of(token: Token) -> bytes:
         return ANYWHERE
     host = host_token(token) if len(token) in (IPV4_WIRE, IPV6_WIRE) else token
     return host[:16]  # what follows is the scope
+
+
+def _may_hear(entry: Entry, port: int) -> bool:
+    """Whether who waits for one answer may hear it at a port."""
+    more = entry.more
+    if more is None or not more.asks:
+        return entry.port == port and not (more is not None and more.lasting)
+    # Where it has not left yet, nobody knows which port it will leave from.
+    return not more.lasting and (not more.sends or any(port in sent.ports for sent in more.sends.values()))
 
 
 def asked(entry: Entry) -> list[Source]:

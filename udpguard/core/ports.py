@@ -11,7 +11,8 @@ which is closed and comes back later is known again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -114,7 +115,7 @@ class Soil:
     It is bounded: the latest 32,768 are known, of more than 65,536 the oldest are forgotten, as all are after 120 s.
     """
 
-    __slots__ = ("_added", "_any", "_new", "_occupied", "_old", "_rotated_at", "dirty")
+    __slots__ = ("_added", "_any", "_listeners", "_new", "_occupied", "_old", "_rotated_at", "dirty")
 
     def __init__(self) -> None:
         self.dirty: bool = False
@@ -124,7 +125,9 @@ class Soil:
         self._any: dict[int, _Mark] = {}
         """By port alone, whoever it is that may reply."""
         self._occupied: dict[Token, tuple[int, ...]] = {}
-        """At which ports somebody goes on listening to a source; the same one twice where two do."""
+        """At which ports somebody goes on listening to a source, or inside a host; one twice where two do."""
+        self._listeners: Counter[int] = Counter()
+        """How many do at a port."""
         self._added = 0
         """How many there are in the new ones; each is known by up to four names."""
         self._rotated_at = -math.inf
@@ -158,18 +161,23 @@ class Soil:
 
     def occupy(self, token: Token, port: int) -> None:
         """Take note that somebody goes on listening to a source there: to him it may send at any time."""
-        ports = self._occupied.get(token)
-        self._occupied[token] = _FIRST if not port and ports is None else (*(ports or ()), port)
+        for name in _names_of_listener(token):
+            ports = self._occupied.get(name)
+            self._occupied[name] = _FIRST if not port and ports is None else (*(ports or ()), port)
+        self._listeners[port] += 1
         self.dirty = True
 
     def vacate(self, token: Token, port: int) -> None:
         """Take note that he listens no more."""
-        ports = self._occupied.pop(token)
-        if len(ports) > 1:
-            place = ports.index(port)
-            self._occupied[token] = ports[:place] + ports[place + 1 :]
-        elif not self._occupied:
-            self.dirty = self.is_marked
+        for name in _names_of_listener(token):
+            ports = self._occupied.pop(name)
+            if len(ports) > 1:
+                place = ports.index(port)
+                self._occupied[name] = ports[:place] + ports[place + 1 :]
+        self._listeners[port] -= 1
+        if not self._listeners[port]:
+            del self._listeners[port]
+            self.dirty = bool(self._listeners) or self.is_marked
 
     def is_occupied(self, token: Token, port: int) -> bool:
         """Whether somebody goes on listening to just this source there."""
@@ -204,7 +212,10 @@ class Soil:
         if not self.dirty:
             return tuple(ports)
         if self._occupied:
-            taken = [port for token in (*tokens, *covering) for port in self._occupied.get(token, ())]
+            keys = _keys(tokens, covering)
+            taken: Collection[int] = self._listeners
+            if keys is not None:
+                taken = [port for key in keys for port in self._occupied.get(key, ())]
             if taken:
                 ports = [port for port in ports if port not in taken]
             if not self.is_marked:
@@ -255,7 +266,7 @@ class Soil:
         self._old.clear()
         self._any.clear()
         self._added = 0
-        self.dirty = bool(self._occupied)
+        self.dirty = bool(self._listeners)
 
     def _renewed(self, name: Token, port: int, now: float, until: float, owed: int) -> _Mark:
         mark = self._get(name, port)
@@ -276,6 +287,13 @@ class Soil:
             latest = self._any.get(port)
             return [] if latest is None else [latest]
         return [mark for key in keys if (mark := self._get(key, port)) is not None]
+
+
+def _names_of_listener(token: Token) -> tuple[Token, ...]:
+    """What to look for where somebody goes on listening to a source: it, and if it is a peer, something of its host."""
+    if isinstance(token, bytes) and len(token) in (IPV4_WIRE, IPV6_WIRE):
+        return (token, _INSIDE + host_token(token))
+    return (token,)
 
 
 def _keys(tokens: Sequence[Token], covering: Sequence[Token]) -> list[Token] | None:
