@@ -368,6 +368,14 @@ class Engine(Bulk):
         """Ask what can be asked now, and wake the caller if there is anything for him."""
         if self._ended:
             return
+        try:
+            self._step()
+        except BaseException as error:  # it is a mistake of ours: who waits for outcomes must not wait for ever
+            self._error = self._error or error
+            self.end()
+            raise
+
+    def _step(self) -> None:
         now = self._guard.clock()
         if self._firsts or self._again:
             self._send_again(now)

@@ -12,13 +12,14 @@ from udpguard.core.address import Wire, wire_of_source
 
 WEIGHTS: Final = {
     "reply": 72,
-    "junk": 26,
+    "junk": 20,
     "request": 26,
     "plain": 14,
     "expect": 10,
     "session": 6,
     "converse": 18,
     "discover": 6,
+    "sweep": 6,
     "send": 6,
     "cancel": 16,
     "client": 2,

@@ -230,6 +230,8 @@ class World:
             _, waiting = await asyncio.wait(self.tasks, timeout=2_000.0)
             for task in waiting & self.endless:
                 task.cancel()
+            if waiting:  # a sweep's question has its time when it was sent, and those may have had its turn for good
+                _, waiting = await asyncio.wait(waiting, timeout=2_000.0)
             if waiting - self.endless:
                 self.wrong(f"{len(waiting)} wait for ever: {list(waiting)[:3]}")
         self._hang_up()  # those that were opened meanwhile, too
@@ -642,6 +644,54 @@ class World:
             self.wrong("a discovery has something left")
         if not more.get("repeats") and len(found) != len({(reply.peer, reply.data) for reply in found}):
             self.wrong(f"the same reply twice: {found}")
+        return found
+
+    def _sweep(self, number: int) -> None:
+        """Ask very many, or a few, and read some of the outcomes."""
+        if self.endpoint is None:
+            return
+        number, which = divmod(number, 64)
+        number, count = divmod(number, 24)
+        number, options = divmod(number, 1 << 22)
+        more = self._options(options)
+        more["in_flight"] = number % 5 + 1
+        if number & 32:
+            more["rate"] = (20.0, 3_000.0)[number // 64 % 2]
+        items = []
+        for place in range(count):
+            picked = (number >> place) * 7 + place
+            addr = ASKED[picked % len(ASKED)] if picked % 9 else ODD[picked % len(ODD)]
+            items.append((addr, PAYLOADS[picked % len(PAYLOADS)], place))
+        reads = number // 256 % 8 or 99
+        task = self._begin(self._read_sweep(which, items, more, reads, is_fed=bool(number & 128)),
+                           (*MISUSE, RuntimeError), list)  # fmt: skip
+        if "accept" in more:
+            more["accept"].task = task
+        if task is not None and more.get("timeout", 0) is None:
+            self.endless.add(task)
+
+    async def _read_sweep(
+        self, which: int, items: list[Any], more: dict[str, Any], reads: int, *, is_fed: bool
+    ) -> list[Any]:
+        async def feed() -> Any:
+            for item in items:
+                await asyncio.sleep(0)
+                yield item
+
+        found: list[Any] = []
+        sweep = self._client_for(which).sweep(feed() if is_fed else items, **more)
+        async with sweep as outcomes:
+            async for outcome in outcomes:
+                found.append(outcome)
+                if (outcome.reply is None) == (outcome.error is None):
+                    self.wrong(f"neither answered nor failed, or both: {outcome}")
+                if len(found) >= reads:
+                    break
+        engine = sweep._engine
+        if any(not question.ended for question in engine._questions) or engine in self.guard.sweeps:
+            self.wrong("a sweep has something left")
+        if len(found) != len({outcome.tag for outcome in found}) or (reads == 99 and len(found) != len(items)):
+            self.wrong(f"of {len(items)} questions {len(found)} have outcomes: {found}")
         return found
 
     def _cancel(self, number: int) -> None:

@@ -180,3 +180,30 @@ async def test_requests_go_on_beside_a_sweep() -> None:
             read(endpoint, numbered(2_000, ["127.0.0.1"], server.port), in_flight=30), *(ask() for _ in range(5))
         )
         assert_all_answered(outcomes, 2_000)
+
+
+@pytest.mark.parametrize("addr", [None, "127.0.0.1", ["127.0.0.1", 7], ("127.0.0.1", 7.0), 7, ()])
+async def test_whatever_comes_first_is_no_address_but_an_outcome(addr: Any) -> None:
+    async with Server(echo) as server, opened(correlate=TransactionId(0, 4)) as endpoint:
+        outcomes = await read(endpoint, [(addr, b"0000"), (addr, b"0001"), (server.addr, b"0002"), (addr, b"0003")])
+        assert sum(isinstance(outcome.error, udpguard.InvalidAddressError) for outcome in outcomes) == 3
+        assert [outcome.reply.data for outcome in outcomes if outcome.reply is not None] == [b"0002"]
+
+
+async def test_a_mistake_of_ours_ends_it_and_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+
+    def breaks(*_: object) -> None:
+        raise ArithmeticError("not foreseen")
+
+    async with Server() as server, opened() as endpoint:
+        async with endpoint.sweep([(server.addr, b"x")] * 3, in_flight=1) as sweep:
+            waiting = asyncio.ensure_future(anext(sweep))
+            await server.next()
+            monkeypatch.setattr("udpguard._sweep.ask_many", breaks)
+            server.send(b"y", server.got[0][1])
+            assert (await waiting).reply is not None
+            with pytest.raises(ArithmeticError):
+                await anext(sweep)
+        assert told

@@ -21,6 +21,7 @@ from udpguard.core.swept import Bulk
 _FITS_EVERYWHERE: Final = 65_507
 _NEVER: Final = math.inf
 _NOTHING: Any = None
+_NOTHING_YET: Final = object()
 _new = object.__new__
 
 
@@ -74,7 +75,7 @@ def ask_many(
     room = registry.room.free
     registry._latest = now
     given = None if keys is None else iter(keys)
-    latest: object = None
+    latest: object = _NOTHING_YET
     """Whom the question before this one was for."""
     # What is known of that peer.
     wire: Wire = b""
@@ -101,7 +102,7 @@ def ask_many(
             rest.append(item)
             continue
         if addr is not latest:  # else all that is known of the peer is at hand
-            latest = None
+            latest = _NOTHING_YET
             try:
                 found = wires_known.get(addr)
             except TypeError:  # something that can't be hashed
