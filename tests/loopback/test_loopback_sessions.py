@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import sys
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -579,6 +581,41 @@ async def test_misuse_is_told_at_once() -> None:
             _ = unresolved.peer
     with pytest.raises(EndpointClosedError):
         await endpoint.session(("127.0.0.1", 9))
+
+
+async def test_a_thousand_take_no_more_memory_than_a_thousand_expectations() -> None:
+    peers = [(f"127.0.{i // 250}.{i % 250 + 1}", 9) for i in range(1_000)]
+
+    async def taken(sessions: bool) -> int:
+        async with opened() as endpoint:
+            tracemalloc.start()
+            try:
+                kept: list[Any] = [
+                    await endpoint.session(peer) if sessions else endpoint.expect(peer, timeout=None) for peer in peers
+                ]
+                gc.collect()
+                memory = tracemalloc.get_traced_memory()[0]
+            finally:
+                tracemalloc.stop()
+            for one in kept:
+                one.close() if sessions else one.cancel()
+            return memory
+
+    await taken(sessions=True)  # what is cached
+    assert await taken(sessions=True) < 1.2 * await taken(sessions=False)
+
+
+async def test_a_sweep_beside_an_expectation_of_the_same_peer() -> None:
+    async with Server() as server, opened() as endpoint:
+        with endpoint.expect(server.addr) as expected:
+            async with endpoint.sweep([(server.addr, b"question")]) as sweep:
+                _, addr = await server.next()
+                server.send(b"first", addr)
+                server.send(b"second", addr)
+                (outcome,) = [one async for one in sweep]
+            assert (await expected).data == b"first"
+            assert outcome.reply is not None
+            assert outcome.reply.data == b"second"
 
 
 async def test_a_session_keeps_its_endpoint() -> None:

@@ -143,7 +143,7 @@ class Lasting(Details):
         """What was delivered, where repeats are not wanted, by who sent it and a hash with the interpreter's secret."""
         self._old_seen: set[tuple[Wire, int]]
 
-    if not TYPE_CHECKING:  # else any attribute would be one
+    if not TYPE_CHECKING:  # pragma: no branch (else any attribute would be one)
 
         def __getattr__(self, name: str) -> object:
             make = _MADE_LATE.get(name)
@@ -234,19 +234,18 @@ class Entry:
     ticket: int
     """Of its latest deadline, where it has had more than one."""
 
-    def __init__(self, future: object, began: float, timeout: float, more: Details | None, *, plain: bool) -> None:
-        self.future: object = future
-        self.data: bytes | None = None
-        """The question as its caller gave it, to be compared with what ICMP quotes; where `more` asks, that has it."""
-        self.began: float = began
-        self.timeout: float = timeout
-        self.more: Details | None = more
-        self.plain: bool = plain
-        """Whether the caller wants the reply's bytes alone."""
-        self.ended: bool = False
-        self.own_slot: Slot | None = None
-        self.source: Source | None = None
-        self.sent_at: float | None = None
+    future: object
+    data: bytes | None
+    """The question as its caller gave it, to be compared with what ICMP quotes; where `more` asks, that has it."""
+    began: float
+    timeout: float
+    more: Details | None
+    plain: bool
+    """Whether the caller wants the reply's bytes alone."""
+    ended: bool
+    own_slot: Slot | None
+    source: Source | None
+    sent_at: float | None
 
     @property
     def deadline(self) -> float:
@@ -274,17 +273,16 @@ class LongEntry(Entry):
     __slots__ = ("listens", "port", "roomy", "ticket")
 
     def __init__(self, future: object, began: float, timeout: float, more: Details | None, *, plain: bool) -> None:
-        # `Entry.__init__` written out: the call would take a third of the time.
-        self.future = future
-        self.data = None
-        self.began = began
-        self.timeout = timeout
-        self.more = more
-        self.plain = plain
-        self.ended = False
-        self.own_slot = None
-        self.source = None
-        self.sent_at = None
+        self.future: object = future
+        self.data: bytes | None = None
+        self.began: float = began
+        self.timeout: float = timeout
+        self.more: Details | None = more
+        self.plain: bool = plain
+        self.ended: bool = False
+        self.own_slot: Slot | None = None
+        self.source: Source | None = None
+        self.sent_at: float | None = None
         self.listens: bool = False
         self.port: int = 0
         self.roomy: bool = False
