@@ -64,12 +64,10 @@ class SessionStatistics:
 class _Line(Inbox[bytes]):
     """The session in the registry: what comes from its peer, and what was sent there lately."""
 
-    __slots__ = ("latest", "received", "refused", "requests", "wire")
+    __slots__ = ("latest", "received", "refused", "requests")
 
-    def __init__(self, guard: Guard, maximum: int, wire: Wire, *, newest_goes: bool) -> None:
+    def __init__(self, guard: Guard, maximum: int, *, newest_goes: bool) -> None:
         super().__init__(guard, maximum, newest_goes=newest_goes)
-        self.wire: Wire = wire
-        """Its peer."""
         self.latest: list[tuple[Wire, bytes]] | tuple[()] = ()
         self.received = 0
         self.refused = 0
@@ -85,8 +83,13 @@ class _Line(Inbox[bytes]):
     @override
     def take(self, data: bytes, wire: Wire, rtt: float | None, attempts: int) -> None:
         self.received += 1
-        self.wire = wire
         self.put(data)
+
+    @property
+    def wire(self) -> Wire:
+        """Its peer."""
+        assert self.entry.source is not None
+        return cast("Wire", self.entry.source.token)
 
     def note_latest(self, wire: Wire, data: bytes) -> None:
         """Take note of what is about to be sent."""
@@ -180,7 +183,7 @@ class Session:
     def _listen(self, wire: Wire, tokens: tuple[Token, ...]) -> None:
         guard, registry = self._guard, self._guard.registry
         port = self._choose_port(wire, tokens)
-        line = _Line(guard, self._max_queue, wire, newest_goes=self._newest_goes)
+        line = _Line(guard, self._max_queue, newest_goes=self._newest_goes)
         # Of a link-local peer without its link, the first that sends tells the link.
         line.fixes = self._hears_host or is_unscoped_link_local(wire)
         line.takes_all = not line.fixes
@@ -354,7 +357,6 @@ class Session:
                 return decision
             wire = cast("Wire", parse(reply.peer, socket.if_nametoindex))
             if line.fixes:
-                line.wire = wire
                 self._guard.registry.fix(line.entry, wire)
             elif wire != line.wire:  # it asked before the peer was known
                 return Decision.REFUSE

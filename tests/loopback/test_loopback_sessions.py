@@ -546,6 +546,12 @@ async def test_the_first_that_sends_tells_the_link_of_a_link_local_peer() -> Non
             assert session.peer == ("fe80::1%2", 7)
             with contextlib.suppress(udpguard.PeerUnreachableError):  # there is no such link
                 await session.send(b"x")
+        async with endpoint.session(("fe80::1", 8)) as session:
+            nowhere = wire_of_source("fe80::1", 8)
+            endpoint._guard.receive([(b"1", nowhere), (b"2", nowhere)], port=session._line.entry.port)  # type: ignore[union-attr]
+            endpoint._guard.receive([(b"3", wire_of_source("fe80::1", 8, 3))], port=session._line.entry.port)  # type: ignore[union-attr]
+            assert [await session.receive() for _ in range(3)] == [b"1", b"2", b"3"]
+            assert session.peer == ("fe80::1", 8), "some transports tell no link"
         assert leftovers_of(endpoint) == []
 
 
