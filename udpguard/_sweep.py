@@ -386,7 +386,7 @@ class Engine(Bulk):
         elif self.outcomes:
             self._wake_caller()
         if self._pace.is_limited:
-            self._set_timer()
+            self.set_timer()
 
     def _wake(self) -> None:
         """Have a step when the guard has told everybody what happened."""
@@ -404,6 +404,8 @@ class Engine(Bulk):
                 waiter.set_result(None)
 
     def _ask_more(self, now: float) -> None:
+        if self._is_fed and isinstance(self._items, deque) and not self._items:
+            self._items = None  # whether any more could be asked now or not: there are none
         released = self._release(now)
         for _ in range(_CHUNKS):
             places = self._places(now, released)
@@ -702,9 +704,9 @@ class Engine(Bulk):
     def put_off(self, again: Again) -> None:
         """Send it when the rate allows it."""
         self._again.append(again)
-        self._set_timer()
+        self.set_timer()
 
-    def _set_timer(self) -> None:
+    def set_timer(self) -> None:
         """Go on when the rate allows it, if anything waits for that."""
         guard = self._guard
         if self._is_alarmed or self._ended or guard.loop is None:

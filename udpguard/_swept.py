@@ -96,6 +96,7 @@ class SweptExchange(Exchange):
         if self._engine.may_leave():
             return True
         self._wait_at(self._engine.paced)
+        self._engine.set_timer()  # perhaps nothing else happens to the sweep meanwhile
         return False
 
     @override

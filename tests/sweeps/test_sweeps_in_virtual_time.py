@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from sweep_kit import Server, at_rest, in_virtual_time, serve, silent, swept
+from sweep_kit import Server, at_rest, echo, in_virtual_time, serve, silent, swept
 from typing_extensions import override
 
 import udpguard
@@ -552,5 +552,43 @@ def test_strangers_are_told_of_a_sweeps_time_outs_too() -> None:
             assert "1 datagram came from 192.0.2.2:7 instead" in str(outcome.error)
             (outcome,) = await swept(endpoint, [((A, 7), b"x")], retry=Retry(attempts=2, initial=0.1))
             assert "2 datagrams came from 192.0.2.2:7 instead" in str(outcome.error)
+
+    in_virtual_time(main)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_it_ends_though_the_rate_allows_nothing_when_the_items_do(count: int) -> None:
+    async def slowly() -> AsyncIterator[Any]:
+        for item in numbered(count):
+            yield item
+            await asyncio.sleep(0.001)  # the last answer is read, and its end heard of, before one more could be sent
+
+    async def main() -> None:
+        await serve(A)
+        async with udpguard.open_endpoint(correlate=TransactionId(0, 4)) as endpoint:
+            assert len(await swept(endpoint, slowly(), rate=5.0, in_flight=1)) == count
+            await at_rest(endpoint)
+
+    in_virtual_time(main)
+
+
+def test_who_has_its_turn_when_the_rate_allows_nothing_is_asked_in_the_end() -> None:
+    async def items() -> AsyncIterator[Any]:
+        for item in (((A, 7), b"1"), ((B, 7), b"2"), ((B, 7), b"3")):
+            yield item
+
+    async def main() -> None:
+        await serve(A, handler=lambda server, data, addr: None if data == b"held" else echo(server, data, addr))
+        await serve(B)
+        async with udpguard.open_endpoint(("198.51.100.1", 0), ports=Ports(spares=0, quarantine=0)) as endpoint:
+            holds = asyncio.ensure_future(endpoint.request((A, 7), b"held", timeout=0.3))
+            await asyncio.sleep(0)
+            # The turn with A comes when all others have their answers, and the rate allows the next at 0.4 s.
+            outcomes = await swept(endpoint, items(), rate=5.0, timeout=1.0)
+            assert [outcome.data for outcome in outcomes] == [b"2", b"3", b"1"]
+            assert all(outcome.reply is not None for outcome in outcomes)
+            with pytest.raises(udpguard.ReplyTimeoutError):
+                await holds
+            await at_rest(endpoint)
 
     in_virtual_time(main)
