@@ -27,6 +27,7 @@ CLOSED: Final = "closed"
 SUSPECTED: Final = "suspected"
 REFUSED: Final = "refused"
 TOO_MANY: Final = "too many"
+NEVER_ASKED: Final = "never asked"
 
 
 class Asked:
@@ -45,6 +46,7 @@ class Asked:
         "outcome",
         "overtaken",
         "peers",
+        "read_late",
         "sends",
         "started",
         "xs",
@@ -75,6 +77,8 @@ class Asked:
         """Whether it had ended for udpguard when the program cancelled it, in the same turn of the loop."""
         self.duplicate_at: float | None = None
         """When a duplicate of its answer was first seen as such."""
+        self.read_late = False
+        """Whether the program may read its answer later than it came."""
         self.outcome: str | None = None
         self.ended = 0.0
 
@@ -155,7 +159,9 @@ class Oracle:
         if reply.rtt is None:
             if asked.distinct or reply.attempts == 1:
                 self.violation(f"exchange {asked.number} has no round-trip time, though it is known which send it was")
-        elif not 0 <= reply.rtt <= passed + _EPSILON or (not self._blocks and reply.rtt < passed - _EPSILON):
+        elif not 0 <= reply.rtt <= passed + _EPSILON or (
+            not self._blocks and not asked.read_late and reply.rtt < passed - _EPSILON
+        ):
             self.violation(f"exchange {asked.number} took {passed} s, not {reply.rtt}")
 
     def _wrong(self, asked: Asked, answer: wire.Answer, result: bytes | udpguard.Reply) -> None:
@@ -213,6 +219,18 @@ class Oracle:
             self._end(asked, type(error).__name__)
             self.violation(f"exchange {asked.number} ended with {error!r}")
 
+    def never_asked(self, asked: Asked) -> None:
+        """Take note of a question that a sweep had taken, and did not ask before the endpoint was closed."""
+        self._end(asked, NEVER_ASKED)
+
+    def withdrawn(self, asked: Asked) -> None:
+        """Take note of a question of a sweep that was left before anybody read what came of it."""
+        assert self.counters is not None
+        asked.cancelled = asked.overtaken = True  # perhaps it was answered, and nobody has seen it
+        asked.attempts = max(1, len(asked.sends))
+        self._cancelled = self.counters.cancelled
+        self._end(asked, CANCELLED)
+
     def _note_cancelled(self, asked: Asked) -> None:
         assert self.counters is not None
         asked.overtaken = self.counters.cancelled == self._cancelled
@@ -257,7 +275,7 @@ class Oracle:
         c = self.counters
         assert c is not None
         counted = c.matched - listened - self.signs_of_life + c.timed_out + c.cancelled + c.suspected
-        counted += c.refused + self.outcomes[CLOSED] + self.outcomes[TOO_MANY]
+        counted += c.refused + self.outcomes[CLOSED] + self.outcomes[TOO_MANY] + self.outcomes[NEVER_ASKED]
         if counted != len(self.asked):
             self.violation(f"{len(self.asked)} exchanges were begun, and {counted} ended: {c.snapshot()}")
         self.check()

@@ -22,6 +22,7 @@ from at_rest import leftovers_of
 from simulation_lasting import Listeners
 from simulation_leftovers import left_sockets
 from simulation_servers import DEAD_PORT, PORT, Forger, start
+from simulation_sweeping import Sweeper
 from simulation_writer import REMEMBERED, OwnIds, Writer
 
 import udpguard
@@ -208,6 +209,9 @@ class Program:
         if self._meddles and generator.random() < 0.04:
             self._begin_listening(name)
             return
+        if self._meddles and generator.random() < 0.01:
+            self._begin_sweep(name)
+            return
         if name == "x" and generator.random() < 0.05:
             coroutine, asked = self._expectation()
         else:
@@ -221,6 +225,17 @@ class Program:
         task = self._spawn(self.listeners.one(self._clients[name], self.generator.choice(self._addresses)), None)
         if self.generator.random() < 0.15:
             self.loop.call_later(self.generator.random() * 5, task.cancel)
+
+    def _begin_sweep(self, name: str) -> None:
+        """A sweep, which may be cancelled as well."""
+        sweeper = Sweeper(self, name)
+        task = self._spawn(sweeper.run(), None)
+        if self.generator.random() < 0.15 and not sweeper.is_fed:
+            self.loop.call_later(self.generator.random() * 5, self._cancel_sweep, task)
+
+    def _cancel_sweep(self, task: asyncio.Task[None]) -> None:
+        if not self.oracle.closing:  # else nobody could tell what was closed from what was withdrawn
+            task.cancel()
 
     def _spawn(self, coroutine: Any, asked: oracle.Asked | None) -> asyncio.Task[None]:
         task: asyncio.Task[None] = self.loop.create_task(coroutine)
