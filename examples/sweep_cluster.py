@@ -24,15 +24,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import cycle
 from pathlib import Path
-from typing import NamedTuple, cast
-
-from distributed import Client, Future, LocalCluster, Queue, get_client
-from distributed.diagnostics.plugin import UploadFile
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import udpguard
 from command_line import seconds
 from dns_lookup import TYPES, server_address
 from dns_sweep import DnsQuestion, Found, Question, Say, Tally, found, positive, questions
+
+if TYPE_CHECKING:
+    from distributed import Client, Future, Queue
 
 NEEDED = ("command_line.py", "dns_lookup.py", "dns_sweep.py")  # what the workers need, besides udpguard
 SHARD = 10_000  # questions at the most: what is asked again of a lost worker
@@ -76,6 +76,8 @@ def shards(asked: Iterable[Question], size: int) -> Iterator[Shard]:
 
 def ask_shard(shard: Shard, settings: Settings, queue_name: str) -> None:
     """Ask the questions of a shard, and put what comes on a queue."""
+    from distributed import Queue, get_client
+
     asyncio.run(asking(shard, settings, Queue(queue_name, client=get_client())))
 
 
@@ -118,6 +120,9 @@ class Pending:
 
 def sweep_on(client: Client, asked: Iterable[Question], settings: Settings, say: Say, size: int = SHARD) -> None:
     """Ask on a cluster; what comes is said here."""
+    from distributed import Queue
+    from distributed.diagnostics.plugin import UploadFile
+
     for name in NEEDED:
         client.register_plugin(UploadFile(str(Path(__file__).with_name(name))))
     slots = sum(client.nthreads().values())
@@ -176,6 +181,10 @@ def main() -> int:
     parser.add_argument("--timeout", default=1.0, type=seconds, help="for each attempt, in seconds")
     parser.add_argument("--attempts", default=3, type=positive, help="for each name (default: %(default)s)")
     arguments = parser.parse_args()
+    try:
+        from distributed import Client, LocalCluster
+    except ModuleNotFoundError:
+        parser.error("it needs Dask: pip install distributed")
     settings = Settings(arguments.rate, arguments.in_flight, arguments.timeout, arguments.attempts)
     tally, status = Tally(), 130
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
