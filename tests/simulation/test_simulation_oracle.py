@@ -48,7 +48,7 @@ def test_replies_where_few_ids_are_assigned(monkeypatch: pytest.MonkeyPatch) -> 
         return (number % 20).to_bytes(pool.length, "big")
 
     monkeypatch.setattr(IdPool, "_key", few)
-    monkeypatch.setattr(IdPool, "_fill", lambda pool, _: deque(few(pool, number) for number in range(20)))
+    monkeypatch.setattr(IdPool, "_fill", lambda pool, _: deque(pool._slot(few(pool, number)) for number in range(20)))
     monkeypatch.setattr(Registry, "_random", lambda self, length: bytes(length))
     _, wrong = found("assigned ids, 2 bytes", range(6))
     assert wrong
