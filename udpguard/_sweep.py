@@ -243,16 +243,17 @@ class Engine(Bulk):
         self._began = guard.clock()
         guard.sweeps.add(self)
         requests = self._requests
-        if isinstance(requests, AsyncIterable):
-            self._items = buffer = deque[object]()
-            self._feeder = loop.create_task(self._feed(requests, buffer))
-        else:
-            try:
+        try:
+            if isinstance(requests, AsyncIterable):
+                fed, buffer = aiter(requests), deque[object]()
+                self._items = buffer
+                self._feeder = loop.create_task(self._feed(fed, buffer))
+            else:
                 self._items = items = iter(requests)
-            except BaseException:
-                guard.sweeps.discard(self)
-                raise
-            self._generator = items if isinstance(items, Generator) else None
+                self._generator = items if isinstance(items, Generator) else None
+        except BaseException:
+            guard.sweeps.discard(self)
+            raise
         self.poke()
 
     async def leave(self) -> None:
@@ -480,9 +481,8 @@ class Engine(Bulk):
             self._is_fed = True
             self._feeder.cancel()
 
-    async def _feed(self, requests: AsyncIterable[object], buffer: deque[object]) -> None:
+    async def _feed(self, items: AsyncIterator[object], buffer: deque[object]) -> None:
         """Take items from an asynchronous iterable, a little ahead of their being asked."""
-        items = aiter(requests)
         try:
             async for item in items:
                 buffer.append(item)

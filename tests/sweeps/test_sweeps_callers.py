@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from sweep_kit import at_rest, cut_short, echo, in_virtual_time, serve, silent, swept
+from typing_extensions import override
 
 import udpguard
 from udpguard import Progress, Retry, TransactionId
@@ -205,6 +206,37 @@ class Iterless:
         raise LookupError("not now")
 
 
+class AiterLess:
+    def __aiter__(self) -> Any:
+        raise LookupError("not now")
+
+
+class AiterWrong:
+    def __aiter__(self) -> Any:
+        return 5
+
+
+class Unhashable(str):
+    __slots__ = ()
+
+    @override
+    def __hash__(self) -> int:
+        raise LookupError("no hash")
+
+
+def test_odd_addresses_fail_by_themselves() -> None:
+    async def main() -> None:
+        await serve(A)
+        async with udpguard.open_endpoint() as endpoint:
+            items = [((A, 7), b"1"), ((Unhashable(A), 7), b"2"), ((A, 7), b"3")]
+            outcomes = sorted(await swept(endpoint, items), key=lambda outcome: outcome.data)
+            assert [outcome.reply is not None for outcome in outcomes] == [True, False, True]
+            assert isinstance(outcomes[1].error, LookupError)
+            assert await at_rest(endpoint) == []
+
+    in_virtual_time(main)
+
+
 def test_odd_iterables() -> None:
     async def main() -> None:
         async with udpguard.open_endpoint() as endpoint:
@@ -212,8 +244,11 @@ def test_odd_iterables() -> None:
                 await swept(endpoint, Odd())
             with pytest.raises(RuntimeError, match="CancelledError"):
                 await swept(endpoint, OddLater())
-            with pytest.raises(LookupError, match="not now"):
-                await swept(endpoint, Iterless())
+            began = asyncio.get_running_loop().time()
+            for odd, error in ((Iterless(), LookupError), (AiterLess(), LookupError), (AiterWrong(), TypeError)):
+                with pytest.raises(error):
+                    await asyncio.wait_for(swept(endpoint, odd), 5.0)
+            assert asyncio.get_running_loop().time() == began
             for empty in ((), iter(()), Numbers(0).items(), Numbers(0).items_later(), {}):
                 assert await swept(endpoint, empty) == []
             assert await at_rest(endpoint) == []

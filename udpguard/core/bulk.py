@@ -105,11 +105,10 @@ def ask_many(
             latest = _NOTHING_YET
             try:
                 found = wires_known.get(addr)
-            except TypeError:  # something that can't be hashed
-                rest.append(item)
-                continue
-            if found is None or type(addr[1]) is not int:  # True, and 53.0, equal integers
-                found = known_wire(addr)
+                if found is None or type(addr[1]) is not int:  # True, and 53.0, equal integers
+                    found = known_wire(addr)
+            except Exception:  # something that can't be hashed, or foreign code's
+                found = None
             if found is None:
                 rest.append(item)
                 continue
