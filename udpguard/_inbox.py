@@ -177,8 +177,14 @@ class Inbox(Lasting, Generic[T]):
             reader.wake()
 
     def clear(self) -> None:
-        """Forget what is there."""
+        """Forget what is there, and keep nothing more."""
         self.queue = ()
+        self._maximum = 0
+
+    @property
+    def is_cleared(self) -> bool:
+        """Whether it keeps nothing more, though it may have been read from the socket before."""
+        return not self._maximum
 
     # An entry's `future`, as the guard sees it.
 

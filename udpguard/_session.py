@@ -82,6 +82,8 @@ class _Line(Inbox[bytes]):
 
     @override
     def take(self, data: bytes, wire: Wire, rtt: float | None, attempts: int) -> None:
+        if self.is_cleared:
+            return
         self.received += 1
         self.put(data)
 
@@ -356,7 +358,9 @@ class Session:
             if decision is not True and decision is not Decision.ACCEPT:
                 return decision
             wire = cast("Wire", parse(reply.peer, socket.if_nametoindex))
-            if line.fixes:
+            if line.entry.ended:  # accept itself closed it
+                pass
+            elif line.fixes:
                 self._guard.registry.fix(line.entry, wire)
             elif wire != line.wire:  # it asked before the peer was known
                 return Decision.REFUSE

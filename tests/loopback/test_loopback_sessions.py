@@ -130,6 +130,43 @@ async def test_an_answer_to_a_request_fixes_the_peer_and_what_accept_refuses_doe
         assert (endpoint.statistics().rejected, endpoint.statistics().duplicate) == (1, 1)
 
 
+@pytest.mark.parametrize("what", ["session", "endpoint"])
+async def test_an_accept_that_closes_the_session_chooses_no_peer(what: str) -> None:
+    async with servers("127.0.0.2") as (well_known,), opened() as endpoint:
+        session = await endpoint.session(well_known.addr, reply_from="host")
+
+        def closes(reply: udpguard.Reply) -> bool:
+            (session if what == "session" else endpoint).close()
+            return True
+
+        task = asyncio.ensure_future(session.request(b"read", accept=closes))
+        await well_known.next()
+        endpoint._guard.receive([(b"data", wire_of_source("127.0.0.2", 9))])
+        with pytest.raises(EndpointClosedError):
+            await task
+        assert session.peer == well_known.addr
+        assert endpoint.statistics().hook_errors == 0
+        assert endpoint._guard.registry.expected() == []
+        assert all(source.live == 0 for source in endpoint._guard.registry._sources.values())
+
+
+async def test_nothing_comes_after_closing_though_it_was_read_before() -> None:
+    async with servers("127.0.0.2", "127.0.0.3") as (peer, other), opened() as endpoint:
+        session = await endpoint.session(peer.addr)
+
+        def closes(reply: udpguard.Reply) -> bool:
+            session.close()
+            return True
+
+        task = asyncio.ensure_future(endpoint.request(other.addr, b"?", accept=closes))
+        await other.next()
+        endpoint._guard.receive([(b"1", wire_of_source(*peer.addr)), (b"!", wire_of_source(*other.addr))])
+        assert await task == b"!"
+        with pytest.raises(EndpointClosedError):
+            await session.receive()
+        assert (session.statistics().received, session.statistics().unread) == (0, 0)
+
+
 async def test_an_accept_that_gives_no_decision_chooses_no_peer() -> None:
     async with servers("127.0.0.2", "127.0.0.2") as (well_known, wrong), opened() as endpoint:
         async with endpoint.session(well_known.addr, reply_from="host") as session:
