@@ -119,6 +119,8 @@ class _Call(Inbox[Reply]):
 
     @override
     def take(self, data: bytes, wire: Wire, rtt: float | None, attempts: int) -> None:
+        if self.is_cleared:
+            return
         if self._unread_bytes + len(data) > _MOST_BYTES or len(self.queue) >= _MOST_UNREAD:
             self.dropped += 1
             self.forget_seen(wire, data)
@@ -379,7 +381,11 @@ class Discovery:
             call.ignore_repeats()
         call.enter(wires[0], port)
         if key is not None and isinstance(context.correlator, TransactionId) and context.correlator.assign:
-            key = self._assign(call, context.correlator, tokens, checked_id(key))
+            try:
+                key = self._assign(call, context.correlator, tokens, checked_id(key))
+            except BaseException:  # no id is left, or the correlator, which is foreign code, is mistaken
+                registry.end(call.entry, None)
+                raise
         call.listen(tokens, context.book, key)
         registry.wake_first(registry.no_spare)
         return call
@@ -402,7 +408,6 @@ class Discovery:
             call.held.append(pool.gate)
             slot = registry.assign(pool, tokens, self._guard.clock())
         if slot is None:
-            registry.end(call.entry, None)
             raise TooManyPendingError(
                 "all transaction ids are in use: wait for some to end", limit=1 << 8 * pool.length
             )

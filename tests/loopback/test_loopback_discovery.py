@@ -12,6 +12,7 @@ from typing import Any
 import loopback_kit
 import pytest
 from loopback_kit import assert_idle, cancelled, closed_port, opened, same_port, servers, turns, until
+from typing_extensions import override
 
 import udpguard
 from udpguard import (
@@ -208,6 +209,27 @@ async def test_an_id_is_picked_and_the_callers_own_put_back() -> None:
 
 
 # --------------------------------------------------------------------------------------- beside everything else
+
+
+class WrongKey(TransactionId):
+    @override
+    def request_key(self, data: bytes) -> Any:
+        return "no bytes"
+
+
+class WrongStamp(TransactionId):
+    @override
+    def stamped(self, data: bytes, key: bytes) -> bytes:
+        raise TypeError("no stamp")
+
+
+@pytest.mark.parametrize("correlator", [WrongKey, WrongStamp])
+async def test_a_mistaken_correlator_leaves_nothing_pending(correlator: type[TransactionId]) -> None:
+    async with opened(correlate=correlator(0, 2, assign=True), limits=Limits(pending=1)) as endpoint:
+        for _ in range(2):
+            with pytest.raises(TypeError):
+                await all_of(endpoint.discover(("127.0.0.1", 9), b"??who", window=0.1))
+        assert_idle(endpoint)
 
 
 async def test_what_comes_too_late_is_nobody_elses_answer() -> None:
