@@ -14,6 +14,7 @@ long nothing is asked, so that all of it stays as small as what is in flight, ho
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import math
 import time
@@ -243,11 +244,10 @@ class Engine(Bulk):
         self._began = guard.clock()
         guard.sweeps.add(self)
         requests = self._requests
+        self._items = buffer = deque[object]()  # there are some to come, if the iterable itself closes the endpoint
         try:
             if isinstance(requests, AsyncIterable):
-                fed, buffer = aiter(requests), deque[object]()
-                self._items = buffer
-                self._feeder = loop.create_task(self._feed(fed, buffer))
+                self._feeder = loop.create_task(self._feed(aiter(requests), buffer))
             else:
                 self._items = items = iter(requests)
                 self._generator = items if isinstance(items, Generator) else None
@@ -333,7 +333,12 @@ class Engine(Bulk):
                 raise error or StopAsyncIteration
             waiter = self._guard.check_loop().create_future()
             self._waiters.append(waiter)
-            await waiter
+            try:
+                await waiter
+            except BaseException:  # cancelled: perhaps again and again, while no outcome comes
+                with contextlib.suppress(ValueError):
+                    self._waiters.remove(waiter)
+                raise
 
     def progress(self) -> Progress:
         """How far it has got."""

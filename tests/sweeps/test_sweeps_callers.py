@@ -237,6 +237,52 @@ def test_odd_addresses_fail_by_themselves() -> None:
     in_virtual_time(main)
 
 
+class Closing:
+    """It closes the endpoint before it gives anything."""
+
+    def __init__(self, endpoint: udpguard.Endpoint) -> None:
+        self.endpoint = endpoint
+
+    def __iter__(self) -> Any:
+        self.endpoint.close()
+        return Numbers(3).items()
+
+
+class ClosingLater(Closing):
+    __iter__ = None  # type: ignore[assignment]
+
+    def __aiter__(self) -> Any:
+        self.endpoint.close()
+        return Numbers(3).items_later()
+
+
+@pytest.mark.parametrize("kind", [Closing, ClosingLater])
+def test_an_iterable_that_closes_the_endpoint_at_once(kind: type[Closing]) -> None:
+    async def main() -> None:
+        async with udpguard.open_endpoint() as endpoint:
+            outcomes, error = await cut_short(endpoint, kind(endpoint))
+            assert outcomes == []
+            assert isinstance(error, udpguard.EndpointClosedError)
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    in_virtual_time(main)
+
+
+def test_who_looks_again_and_again_leaves_nothing_of_it() -> None:
+    async def main() -> None:
+        await serve(A, silent)
+        async with udpguard.open_endpoint() as endpoint:
+            async with endpoint.sweep(Numbers(1).items(), timeout=60.0) as sweep:
+                for _ in range(20):
+                    with pytest.raises(asyncio.TimeoutError):
+                        await asyncio.wait_for(anext(sweep), 0.1)
+                assert sweep._engine._waiters == []
+                assert isinstance((await anext(sweep)).error, udpguard.ReplyTimeoutError)
+            assert await at_rest(endpoint) == []
+
+    in_virtual_time(main)
+
+
 def test_odd_iterables() -> None:
     async def main() -> None:
         async with udpguard.open_endpoint() as endpoint:
