@@ -147,8 +147,8 @@ class _BusyError(Exception):
         """When it can be asked, where time alone tells."""
 
 
-class _EndedError(Exception):
-    """The data function, or the correlator, ended the request itself: cancelled it, or closed the endpoint."""
+class EndedError(Exception):
+    """The data function, the correlator or the policy ended the request: cancelled it, or closed the endpoint."""
 
 
 class Exchange(Details):
@@ -390,7 +390,7 @@ class Exchange(Details):
         registry.stop_waiting(entry, self)
         try:
             self._attempt()
-        except _EndedError:
+        except EndedError:
             return
         except BaseException as error:
             # Whatever it is, it is this caller's, and no affair of whoever happened to let it go on.
@@ -600,7 +600,7 @@ class Exchange(Details):
         payload = checked_data(self._data(self.attempts), what="what the data function returns")
         key = request_key(self._correlator, payload)
         if self._entry.ended:
-            raise _EndedError
+            raise EndedError
         check_size(payload, target.wire)
         target.payload = None
         return payload, key

@@ -620,6 +620,8 @@ class Engine(Bulk):
         else:
             for question in asked:
                 self._plan_one(question, now)
+            if self._ended:
+                return
         if self.has_timeout and self.seconds != math.inf:
             self._guard.due_at(now + self.seconds)
         if len(firsts) > self._firsts_clean_at:
@@ -634,8 +636,11 @@ class Engine(Bulk):
         try:
             waits = self.schedule(source, asked=1)
         except BaseException as error:
-            guard.registry.end(question, None)
-            self.fail(question, error)
+            if not question.ended:
+                guard.registry.end(question, None)
+                self.fail(question, error)
+            return
+        if question.ended:  # the policy itself closed the endpoint, or ended the sweep
             return
         if len(waits) > 1:
             heapq.heappush(self._firsts, (now + waits[0], next(self._order), question, waits))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
-from udpguard._exchange import Data, Exchange, Target
+from udpguard._exchange import Data, EndedError, Exchange, Target
 from udpguard._outbox import Held
 from udpguard.core.address import Sources, Wire
 from udpguard.core.gate import Gate
@@ -104,6 +104,8 @@ class SweptExchange(Exchange):
         before = self.attempts
         if not before and self.adapts:
             self._waits = self._engine.schedule(target.peer)
+            if self._entry.ended:
+                raise EndedError
         super()._transmit(target, payload)
         if self.attempts == before:
             return

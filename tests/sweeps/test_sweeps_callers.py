@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from sweep_kit import at_rest, cut_short, echo, in_virtual_time, serve, silent, 
 from typing_extensions import override
 
 import udpguard
-from udpguard import Progress, Retry, TransactionId
+from udpguard import Progress, Retry, RetryPolicy, TransactionId
 
 A, B = "192.0.2.1", "192.0.2.2"
 ASSIGNED = TransactionId(0, 2, assign=True)
@@ -233,6 +234,53 @@ def test_odd_addresses_fail_by_themselves() -> None:
             assert [outcome.reply is not None for outcome in outcomes] == [True, False, True]
             assert isinstance(outcomes[1].error, LookupError)
             assert await at_rest(endpoint) == []
+
+    in_virtual_time(main)
+
+
+class Ending(RetryPolicy):
+    """It ends the sweep, or closes the endpoint, when it is asked for the fifth schedule."""
+
+    def __init__(self, what: str, then: type[Exception] | None) -> None:
+        self.what = what
+        self.then = then
+        self.asked = 0
+        self.sweep: udpguard.Sweep
+        self.endpoint: udpguard.Endpoint
+
+    @override
+    def waits(self, peer: Any, random: Any) -> tuple[float, ...]:
+        self.asked += 1
+        if self.asked == 5 and self.what == "endpoint":
+            self.endpoint.close()
+        elif self.asked == 5:
+            self.sweep._engine.end()
+        if self.asked >= 5 and self.then is not None:
+            raise self.then
+        return (0.1, 0.1)
+
+
+@pytest.mark.parametrize("key", [None, ASSIGNED])
+@pytest.mark.parametrize("timeout", [None, 2.0])
+@pytest.mark.parametrize("then", [None, LookupError])
+@pytest.mark.parametrize("what", ["endpoint", "sweep"])
+def test_a_policy_that_ends_it(what: str, then: type[Exception] | None, timeout: float | None, key: Any) -> None:
+    async def main() -> None:
+        await serve(A)
+        endpoint = await udpguard.open_endpoint(correlate=key)
+        policy = Ending(what, then)
+        sweep = endpoint.sweep(Numbers(20).items(), in_flight=8, timeout=timeout, retry=policy)
+        policy.sweep, policy.endpoint = sweep, endpoint
+        outcomes = []
+        with contextlib.suppress(udpguard.EndpointClosedError):
+            async with sweep:
+                outcomes += [outcome async for outcome in sweep]
+        assert policy.asked >= 5
+        assert sweep.progress.failed + sweep.progress.answered <= sweep.progress.asked
+        assert len(outcomes) <= sweep.progress.asked
+        assert sweep._engine.gate.free <= 8
+        assert await at_rest(endpoint) == []
+        endpoint.close()
 
     in_virtual_time(main)
 
