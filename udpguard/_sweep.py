@@ -490,6 +490,8 @@ class Engine(Bulk):
         """Take items from an asynchronous iterable, a little ahead of their being asked."""
         try:
             async for item in items:
+                if self._is_fed:  # it took no notice of being cancelled
+                    break
                 buffer.append(item)
                 self.poke()
                 while len(buffer) >= self._ahead:

@@ -285,6 +285,30 @@ def test_a_policy_that_ends_it(what: str, then: type[Exception] | None, timeout:
     in_virtual_time(main)
 
 
+@pytest.mark.parametrize("in_flight", [1, 100])
+def test_an_iterable_that_takes_no_cancellation_is_left_all_the_same(in_flight: int) -> None:
+    async def main() -> None:
+        await serve(A)
+        closed = []
+
+        async def stubborn() -> AsyncIterator[Any]:
+            try:
+                while True:
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.sleep(0.5)
+                    yield (A, 7), b"again"
+            finally:
+                closed.append(True)
+
+        async with udpguard.open_endpoint() as endpoint:
+            async with endpoint.sweep(stubborn(), in_flight=in_flight) as sweep:
+                assert (await anext(sweep)).reply is not None
+            assert closed == [True]
+            assert await at_rest(endpoint) == []
+
+    in_virtual_time(lambda: asyncio.wait_for(main(), 5_000.0))
+
+
 class Closing:
     """It closes the endpoint before it gives anything."""
 
