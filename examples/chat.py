@@ -136,6 +136,8 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         asyncio.run(run(arguments.name, arguments.listen, list(dict.fromkeys(arguments.peers))))
+    except BrokenPipeError:
+        raise
     except (OSError, ValueError, udpguard.UdpGuardError) as error:
         print(command_line.complaint(error), file=sys.stderr)
         return 1
@@ -145,4 +147,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

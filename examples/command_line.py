@@ -1,11 +1,15 @@
-"""What several examples have in common: how addresses and times are written, and what to say when something fails."""
+"""What several examples have in common: how addresses and times are written, and how they end."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 import socket
-from typing import NamedTuple
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, NoReturn
 
 import udpguard
 
@@ -53,3 +57,33 @@ def complaint(error: Exception) -> str:
 def shown(text: str) -> str:
     """What others wrote, without what would have the terminal do something."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def run(main: Callable[[], int]) -> NoReturn:
+    """Run a program to its end, whatever its standard streams are: closed, full, or read by nobody any more."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # Else a socket might get its number, and what is printed.
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
+    status = 1
+    try:
+        status = main()
+        sys.stdout.flush()
+    except* BrokenPipeError:  # Whoever read it has had enough.
+        status = 141
+        _drop_output()
+    except* OSError as errors:
+        print(*map(complaint, _each(errors)), sep="\n", file=sys.stderr)
+        _drop_output()
+    sys.exit(status)
+
+
+def _drop_output() -> None:
+    """Have nobody complain at the exit that it can't be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _each(errors: ExceptionGroup[OSError]) -> list[OSError]:
+    """What a group, and those in it, were made of."""
+    return [
+        one for error in errors.exceptions for one in (_each(error) if isinstance(error, ExceptionGroup) else [error])
+    ]

@@ -21,7 +21,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import secrets
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
@@ -33,6 +32,7 @@ from typing_extensions import override
 
 import udpguard
 from command_line import Server, seconds
+from command_line import run as run_program
 from dns_lookup import (
     EDNS,
     HEADER,
@@ -211,17 +211,13 @@ def main() -> int:
     except OSError as error:
         parser.error(f"can't read {arguments.names}: {error.strerror}")
     tally, status = Tally(), 130
-    try:
-        with names as file, contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(run(arguments, file, tally.say))
-            status = 1 if tally.failed else 0
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read it has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    with names as file, contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(run(arguments, file, tally.say))
+        status = 1 if tally.failed else 0
+    sys.stdout.flush()
     print(f"{tally.answered} answered, {tally.failed} failed", file=sys.stderr)
     return status
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -134,6 +134,8 @@ def main() -> int:
         parser.error("the target must be plain text, such as ssdp:all")
     try:
         came = show_all(arguments)
+    except BrokenPipeError:
+        raise
     except (OSError, ValueError, udpguard.UdpGuardError) as error:
         print(command_line.complaint(error), file=sys.stderr)
         return 1
@@ -149,4 +151,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

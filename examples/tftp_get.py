@@ -252,6 +252,8 @@ def main() -> int:
     try:
         with saved(target(arguments.output, name)) as file:
             asyncio.run(run(arguments.server, name, options, arguments.timeout, file))
+    except BrokenPipeError:
+        raise
     except (OSError, TftpError, udpguard.UdpGuardError) as error:
         print(f"{command_line.shown(name)}: {command_line.complaint(error)}", file=sys.stderr)
         return 1
@@ -261,4 +263,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

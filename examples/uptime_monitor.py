@@ -224,6 +224,8 @@ def main() -> int:
     records = [Record(server) for server in servers]
     try:
         show(records, arguments)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         print(command_line.complaint(error), file=sys.stderr)
         return 1
@@ -233,4 +235,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shlex
+import socket
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from example_kit import EXAMPLES, check_refused, run
+from example_kit import EXAMPLES, LIMIT, check_refused, run
 
 EXTRA = {"rich", "distributed"}
 SHARED = ["command_line.py"]  # what several import
@@ -53,3 +58,67 @@ def test_help(script: str) -> None:
 @pytest.mark.parametrize("script", TAKES_ARGUMENTS)
 def test_an_unknown_option_is_refused(script: str) -> None:
     check_refused(run(script, "--no-such-option", "127.0.0.1", "@127.0.0.1:53"), "--no-such-option")
+
+
+# Each of these ends by itself, and prints something on the way.
+PRINTING = {
+    "chat.py": ["eve", "--listen", "127.0.0.1:{port}", "127.0.0.1:9"],
+    "dns_sweep.py": ["-", "@127.0.0.1:{port}", "--timeout", "0.01"],
+    "ssdp_discover.py": ["--group", "127.0.0.1:{port}", "--longest", "1"],
+    "uptime_monitor.py": ["127.0.0.1:{port}", "--count", "1", "--interval", "0.01"],
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no shell that could close a stream")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("script", PRINTING)
+def test_streams_that_are_closed_are_no_reason_to_break(script: str, closed: str) -> None:
+    done = in_a_shell(closed, script)
+    assert done.returncode in (0, 1)
+    assert "Error" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a pipe whose reader is gone is another error there")
+@pytest.mark.parametrize("script", ["chat.py", "dns_sweep.py", "uptime_monitor.py"])
+def test_a_reader_that_has_had_enough_ends_it(script: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = in_a_shell("", script, stdout=writer)
+    finally:
+        os.close(writer)
+    assert done.returncode == 141
+    assert not done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here is always full")
+@pytest.mark.parametrize("script", ["chat.py", "dns_sweep.py", "uptime_monitor.py"])
+def test_a_full_disk_is_told_in_a_line(script: str) -> None:
+    done = in_a_shell(">/dev/full", script)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "No space left on device"
+    assert "Traceback" not in done.stderr
+
+
+def in_a_shell(redirection: str, script: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+    """Run one of those that print, with a line to read."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1] if script != "chat.py" else 0
+        arguments = [argument.format(port=port or free_port()) for argument in PRINTING[script]]
+        command = shlex.join([sys.executable, "-W", "error", str(EXAMPLES / script), *arguments])
+        return subprocess.run(
+            ["sh", "-c", f"{command} {redirection}"],
+            input="a.example\n",
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=LIMIT,
+            check=False,
+        )
+
+
+def free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
