@@ -72,7 +72,7 @@ def open_endpoint(
         correlate: What, beyond the address, ties a reply to its request.
         ports: The local ports that requests leave from.
         limits: What may be held at once.
-        allow_broadcast: Whether `send` may go to broadcast addresses (SO_BROADCAST).
+        allow_broadcast: Whether `send` and `discover` may go to broadcast addresses (SO_BROADCAST).
         kernel_filter: When the kernel is to drop what strangers send, before it is queued (Linux; elsewhere, and where
             the kernel won't, never): "auto" under a flood, "on" always, "off" never. What it drops is counted as
             `Statistics.kernel_dropped` alone.

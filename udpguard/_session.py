@@ -124,7 +124,7 @@ class Session:
     It shares the endpoint's socket with all others, and hears its peer alone. Datagrams come in the order in which they
     arrived; as with every UDP socket some may be lost, come twice, or out of order.
 
-    `async for data in session` gives what comes until the session is closed.
+    `async for data in session` gives what comes until the session is closed, or the peer refuses (`PeerRefusedError`).
     """
 
     __slots__ = ("__weakref__", "_addr", "_context", "_hears_host", "_line", "_max_queue", "_newest_goes", "_where")
@@ -302,7 +302,12 @@ class Session:
         return self
 
     async def __anext__(self) -> bytes:
-        """Give the next datagram, however long it takes; end when the session was closed here."""
+        """Give the next datagram, however long it takes; end when the session was closed here.
+
+        Raises:
+            PeerRefusedError: ICMP says that nothing listens at the peer. The session goes on, and can be read again.
+            EndpointClosedError: The endpoint was closed.
+        """
         line = self._opened()
         try:
             return await self.receive(timeout=None)
