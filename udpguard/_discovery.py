@@ -38,7 +38,7 @@ from udpguard.core.address import (
     refusal_to_send,
 )
 from udpguard.core.correlation import Slot, TransactionId, checked_id, request_key
-from udpguard.core.options import Default, check_hook, check_limit, checked_timeout
+from udpguard.core.options import Default, check_hook, check_limit, checked_window
 from udpguard.core.retransmission import RetryPolicy, drawn
 from udpguard.core.source import Accept, Sent
 from udpguard.core.verdict import Reply
@@ -272,9 +272,7 @@ class Discovery:
         self._addresses = written_addresses(addr)
         self._data = checked_data(data)
         self._sources = Sources(reply_from, socket.if_nametoindex)
-        self._window = checked_timeout(window)
-        if self._window == math.inf:
-            raise ValueError("window must be a number of seconds: answers may come for ever")
+        self._window = checked_window(window)
         check_limit("limit", limit)
         self._limit = limit
         self._policy = context.settings.overridden(None, retry).retry

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -364,8 +365,11 @@ async def test_misuse_is_told_at_once() -> None:
     async with opened() as endpoint:
         here = ("127.0.0.1", 9)
         for arguments, message in [
-            ({"window": None}, "window must be"),
-            ({"window": 0}, "more than 0"),
+            ({"window": None}, "window must be a number"),
+            ({"window": math.inf}, "window must be a number"),
+            ({"window": 10**400}, "window must be a number"),
+            ({"window": 0}, "window must be more than 0 seconds, not 0$"),
+            ({"window": math.nan}, "window must be more than 0"),
             ({"limit": 0}, "limit must be"),
             ({"ttl": 0}, "ttl must be 1 to 255"),
             ({"interface": "no-such-0"}, "no interface 'no-such-0'; it has .*lo"),
@@ -374,7 +378,14 @@ async def test_misuse_is_told_at_once() -> None:
         ]:
             with pytest.raises(ValueError, match=message):
                 endpoint.discover(here, b"who", **arguments)  # type: ignore[arg-type]
-        for arguments in ({"ttl": "1"}, {"interface": 1.5}, {"accept": 1}, {"retry": 3}):
+        for arguments in (
+            {"window": "3"},
+            {"window": True},
+            {"ttl": "1"},
+            {"interface": 1.5},
+            {"accept": 1},
+            {"retry": 3},
+        ):
             with pytest.raises(TypeError):
                 endpoint.discover(here, b"who", **arguments)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="encode it"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import inspect
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
@@ -50,6 +51,22 @@ def checked_timeout(timeout: object) -> float:
         return float(timeout)
     except OverflowError:
         raise ValueError("timeout is longer than any clock counts: None means no deadline") from None
+
+
+def checked_window(window: object) -> float:
+    """For how many seconds answers may come; there must be an end.
+
+    Raises:
+        TypeError: It is not a number.
+        ValueError: It is not more than 0, or never ends.
+    """
+    if window is not None and (not isinstance(window, (int, float)) or isinstance(window, bool)):
+        raise TypeError(f"window must be seconds, not {window!r}")
+    if window is None or window == math.inf or window > sys.float_info.max:
+        raise ValueError("window must be a number of seconds: answers may come for ever")
+    if not window > 0:
+        raise ValueError(f"window must be more than 0 seconds, not {window!r}")
+    return float(window)
 
 
 def check_hook(name: str, hook: Callable[..., object] | None) -> None:
