@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 from udpguard.core.address import IPV4_WIRE, Wire, is_tuple, known_wire, known_wires
 from udpguard.core.correlation import Slot, TransactionId
@@ -82,7 +82,7 @@ def ask_many(
     source: Source = _NOTHING
     outlet: Outlet = _NOTHING
     pool: IdPool | None = None
-    drawn = b""
+    drawn: Any = b""
     port, is_alone = 0, False
     kinds: Iterable[object] = map(type, items)
     for item, kind in zip(items, kinds, strict=False):
@@ -169,14 +169,14 @@ def ask_many(
             elif now - pool.taken_at <= LATELY:
                 slot = queue[0]
                 queue.rotate(-1)
-                drawn = cast("bytes", slot[2])
+                drawn = slot[2]
                 pool.taken_at = now
             if slot is None or pending.setdefault(slot, question) is not question:
                 slot = registry.assign(pool, (wire,), now, wire)
                 if slot is None:
                     rest.append(item)
                     continue
-                drawn = cast("bytes", slot[2])
+                drawn = slot[2]
                 pending[slot] = question
             pool.gate.free -= 1
             question.own_slot = slot
