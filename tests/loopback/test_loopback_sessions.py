@@ -685,3 +685,30 @@ async def test_a_socket_filter_leaves_sessions_open(mode: Any) -> None:
                 await third.send(b"y")
                 assert await third.receive() == b"y"
                 assert await endpoint.request(other.addr, b"z") == b"z"
+
+
+class Talkative(asyncio.DatagramProtocol):
+    """Answers, and goes on talking."""
+
+    transport: asyncio.DatagramTransport
+
+    def connection_made(self, transport: asyncio.DatagramTransport) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        self.transport.sendto(data, addr)
+        self.transport.sendto(b"news", addr)
+
+
+async def test_what_a_peer_says_unasked_has_no_request_wait_whatever_others_did() -> None:
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(Talkative, local_addr=("127.0.0.1", 0))
+    addr = transport.get_extra_info("sockname")
+    async with servers("127.0.0.2") as (other,), opened(ports=udpguard.Ports(quarantine=60.0)) as endpoint:
+        async with endpoint.session(other.addr) as ended:
+            await ended.send(b"an answer to this may still come")
+        async with endpoint.session(addr) as session:
+            for question in (b"1", b"2", b"3"):
+                assert await session.request(question, timeout=10.0) == question
+                assert await session.receive(timeout=10.0) == b"news"
+    transport.close()

@@ -202,7 +202,9 @@ class Judge(Ledger):
             slot = (token, number, None)
             mark = self._ended.mark(slot, offer.now, offer.port)
             if mark is not None:
-                self.note_old_reply(slot, mark)
+                # What nobody waits out is part of the conversation, and no sign that anything was answered twice.
+                if self.is_waited_out(slot, mark):
+                    self.note_old_reply(slot, mark)
                 return
 
     def _suspect(self, entries: Iterable[Entry], now: float) -> None:

@@ -535,12 +535,16 @@ class Ledger:
         if self.ports is None:
             return
         token, port = slot[0], mark[2]
-        if mark[0] is Reason.LATE or self.soil.is_owed(token, port, self._latest):
+        if self.is_waited_out(slot, mark):
             # Of what was sent more than once, or to several servers, the other replies look like duplicates.
             if self.soil.settle(token, port, self._latest):
                 self._end_quarantine(token)
         else:
             self._soil(token, token, port, self._latest, mark[1], 0)
+
+    def is_waited_out(self, slot: Slot, mark: Mark) -> bool:
+        """Whether such a datagram may be the late reply to that exchange."""
+        return mark[0] is Reason.LATE or self.soil.is_owed(slot[0], mark[2], self._latest)
 
     def _end_quarantine(self, token: Token) -> None:
         """Let those go on who may have waited for an old reply from a source, under whatever name."""
