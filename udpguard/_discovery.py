@@ -202,7 +202,8 @@ class _Call(Inbox[Reply]):
                 self._failures[wire] = error
             except OSError as error:
                 guard.registry.counters.send_errors += 1
-                self._failures[wire] = sending_error(error, self._data, wire)
+                address = None if self._routing is None else self._routing.address
+                self._failures[wire] = sending_error(error, self._data, wire, address)
             else:
                 self._note_sent(wire, now)
             self._unsent.popleft()

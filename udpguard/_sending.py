@@ -50,14 +50,21 @@ def check_size(data: bytes, wire: Wire) -> None:
         )
 
 
-def sending_error(error: OSError, data: bytes, wire: Wire) -> UdpGuardError:
-    """The operating system's refusal to send, as an error that says what to do; the refusal is its cause."""
-    explained = _explained(error, data, wire)
+def sending_error(error: OSError, data: bytes, wire: Wire, interface: str | None = None) -> UdpGuardError:
+    """The operating system's refusal to send, as an error that says what to do; the refusal is its cause.
+
+    Args:
+        error: The refusal.
+        data: What was to be sent.
+        wire: To whom.
+        interface: The address of the interface that it was to leave by; None: none was chosen so.
+    """
+    explained = _explained(error, data, wire, interface)
     explained.__cause__ = error
     return explained
 
 
-def _explained(error: OSError, data: bytes, wire: Wire) -> UdpGuardError:
+def _explained(error: OSError, data: bytes, wire: Wire, interface: str | None) -> UdpGuardError:
     peer = peer_of(wire)
     if error.errno == errno.EMSGSIZE:
         return DatagramTooLargeError(
@@ -72,8 +79,12 @@ def _explained(error: OSError, data: bytes, wire: Wire) -> UdpGuardError:
             address=peer,
         )
     text = os.strerror(error.errno) if error.errno else str(error)
+    if interface is not None and error.errno in (errno.ENETUNREACH, errno.EADDRNOTAVAIL):
+        advice = f"is interface={interface!r} an address of this machine? its name or its index will do as well"
+    else:
+        advice = _advice(error, wire)
     return PeerUnreachableError(
-        f"could not send to {peer}: {text}; {_advice(error, wire)}", peer=peer, errno=error.errno, strerror=text
+        f"could not send to {peer}: {text}; {advice}", peer=peer, errno=error.errno, strerror=text
     )
 
 

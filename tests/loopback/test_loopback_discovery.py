@@ -361,6 +361,12 @@ def test_broadcast_in_a_simulation() -> None:
 # ------------------------------------------------------------------------------------------------ errors, ending
 
 
+async def test_an_interface_by_an_address_that_is_not_this_machines() -> None:
+    async with opened() as endpoint:
+        with pytest.raises(udpguard.PeerUnreachableError, match=r"is interface='192\.0\.2\.1' an address of this"):
+            await all_of(endpoint.discover((GROUP, 9), b"who", interface="192.0.2.1"))
+
+
 async def test_misuse_is_told_at_once() -> None:
     async with opened() as endpoint:
         here = ("127.0.0.1", 9)
