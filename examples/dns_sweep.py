@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import io
 import json
 import secrets
 import sys
@@ -210,6 +211,8 @@ def main() -> int:
         names = sys.stdin if arguments.names == "-" else Path(arguments.names).open(errors="replace")  # noqa: SIM115
     except OSError as error:
         parser.error(f"can't read {arguments.names}: {error.strerror}")
+    if not names.seekable() and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # whoever feeds it slowly wants to see what comes
     tally, status = Tally(), 130
     with names as file, contextlib.suppress(KeyboardInterrupt):
         asyncio.run(run(arguments, file, tally.say))

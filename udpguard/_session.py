@@ -377,6 +377,12 @@ class Session:
         if line.closed is None:
             self._guard.check_loop()
 
+    @override
+    def __repr__(self) -> str:
+        state = " (not open)" if self._line is None else " (closed)" if self.is_closing() else ""
+        with_whom = self._where if self._line is None and isinstance(self._where, HostName) else self.peer
+        return f"<udpguard.Session with {with_whom}{state}>"
+
     def statistics(self) -> SessionStatistics:
         """What was counted until now; it can be asked for after closing, too."""
         line = self._opened()

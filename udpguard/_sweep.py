@@ -94,6 +94,11 @@ class Sweep:
             engine.poke()
         return outcome
 
+    @override
+    def __repr__(self) -> str:
+        progress = self.progress
+        return f"<udpguard.Sweep: {progress.asked} asked, {progress.answered} answered, {progress.failed} failed>"
+
     @property
     def progress(self) -> Progress:
         """How far it has got."""

@@ -712,3 +712,14 @@ async def test_what_a_peer_says_unasked_has_no_request_wait_whatever_others_did(
                 assert await session.request(question, timeout=10.0) == question
                 assert await session.receive(timeout=10.0) == b"news"
     transport.close()
+
+
+async def test_it_shows_whom_it_is_with() -> None:
+    async with Server(echo) as server, opened() as endpoint:
+        where = f"127.0.0.1:{server.port}"
+        session = endpoint.session(server.addr)
+        assert repr(session) == f"<udpguard.Session with {where} (not open)>"
+        assert repr(endpoint.session(("localhost", 9))) == "<udpguard.Session with localhost:9 (not open)>"
+        async with session:
+            assert repr(session) == f"<udpguard.Session with {where}>"
+        assert repr(session) == f"<udpguard.Session with {where} (closed)>"

@@ -207,3 +207,12 @@ async def test_a_mistake_of_ours_ends_it_and_leaves_nobody_waiting(monkeypatch: 
             with pytest.raises(ArithmeticError):
                 await anext(sweep)
         assert told
+
+
+async def test_it_shows_how_far_it_has_got() -> None:
+    async with Server(echo) as server, opened(correlate=KEYS["keyed"]) as endpoint:
+        sweep = endpoint.sweep(numbered(3, ["127.0.0.1"], server.port))
+        assert repr(sweep) == "<udpguard.Sweep: 0 asked, 0 answered, 0 failed>"
+        async with sweep:
+            assert len([outcome async for outcome in sweep]) == 3
+        assert repr(sweep) == "<udpguard.Sweep: 3 asked, 3 answered, 0 failed>"
