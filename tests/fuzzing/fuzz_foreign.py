@@ -96,6 +96,10 @@ class Odd(udpguard.RetryPolicy):
         self._world = world
         self._number = number
 
+    @property
+    def has_no_end(self) -> bool:
+        return self._number % 9 == 4
+
     @override
     def waits(self, peer: object, random: Callable[[], float]) -> Any:
         choice = self._number % 9
@@ -114,6 +118,12 @@ class Odd(udpguard.RetryPolicy):
             [0.001] * 40,
             None,
         )[choice]
+
+
+def is_endless(more: dict[str, Any]) -> bool:
+    """Whether a request with these options may wait for ever: without a deadline, or with a schedule of no end."""
+    retry = more.get("retry")
+    return more.get("timeout", 0) is None or (isinstance(retry, Odd) and retry.has_no_end)
 
 
 SCHEDULES = [

@@ -506,7 +506,7 @@ class World:
         task = self._begin(verb(addr, data, **more), (*MISUSE, RuntimeError), kind)
         if accept is not None:
             accept.task = task
-        if task is not None and more.get("timeout", 0) is None:
+        if task is not None and foreign.is_endless(more):
             self.endless.add(task)
         return None
 
@@ -598,7 +598,7 @@ class World:
             task = self._begin(session.request(PAYLOADS[number % len(PAYLOADS)], **options), expected, bytes)
             if "accept" in options:
                 options["accept"].task = task
-            if task is not None and options.get("timeout", 0) is None:
+            if task is not None and foreign.is_endless(options):
                 self.endless.add(task)
         elif what == 13:
             self._begin(_first(session), expected, bytes)
@@ -667,7 +667,7 @@ class World:
                            (*MISUSE, RuntimeError), list)  # fmt: skip
         if "accept" in more:
             more["accept"].task = task
-        if task is not None and more.get("timeout", 0) is None:
+        if task is not None and foreign.is_endless(more):
             self.endless.add(task)
 
     async def _read_sweep(
