@@ -27,7 +27,7 @@ import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from itertools import cycle
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 from typing_extensions import override
 
@@ -211,8 +211,8 @@ def main() -> int:
         names = sys.stdin if arguments.names == "-" else Path(arguments.names).open(errors="replace")  # noqa: SIM115
     except OSError as error:
         parser.error(f"can't read {arguments.names}: {error.strerror}")
-    if not names.seekable() and isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # whoever feeds it slowly wants to see what comes
+    if not names.seekable():  # whoever feeds it slowly wants to see what comes
+        cast("io.TextIOWrapper", sys.stdout).reconfigure(line_buffering=True)
     tally, status = Tally(), 130
     with names as file, contextlib.suppress(KeyboardInterrupt):
         asyncio.run(run(arguments, file, tally.say))
