@@ -155,7 +155,8 @@ class Session:
     # ------------------------------------------------------------------------------------- opening and closing
 
     async def __aenter__(self) -> Self:
-        return await self._open()
+        is_open = self._line is not None and self._line.closed is None
+        return self if is_open else await self._open()  # by `await`, and to be closed at the end of a block
 
     async def __aexit__(self, *exc_info: object) -> None:
         self.close()

@@ -723,3 +723,16 @@ async def test_it_shows_whom_it_is_with() -> None:
         async with session:
             assert repr(session) == f"<udpguard.Session with {where}>"
         assert repr(session) == f"<udpguard.Session with {where} (closed)>"
+
+
+async def test_one_that_was_opened_by_await_can_be_closed_by_a_block() -> None:
+    async with Server(echo) as server, opened() as endpoint:
+        session = await endpoint.session(server.addr)
+        async with session as same:
+            assert same is session
+            await session.send(b"x")
+            assert await session.receive() == b"x"
+        assert session.is_closing()
+        with pytest.raises(RuntimeError, match="opened already"):
+            async with session:
+                pass
