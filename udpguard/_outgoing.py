@@ -50,7 +50,7 @@ class Outgoing(Details):
         if entry.ended:
             return
         if guard.is_abandoned(entry):
-            guard.withdraw(entry)
+            guard.hang_up(entry)
             return
         guard.registry.stop_waiting(entry, self)
         try:
@@ -100,5 +100,5 @@ async def post(guard: Guard, channel: Channel, wire: Wire, payload: bytes) -> No
     try:
         await cast("asyncio.Future[None]", entry.future)
     except BaseException:  # cancelled, or thrown into; a reply or a time-out has ended it already
-        guard.withdraw(entry)
+        guard.hang_up(entry)
         raise

@@ -29,7 +29,6 @@ TRANSFER: Final = 7_003
 """Where a talker answers from that was asked to move."""
 MOVES: Final = b"m"
 STAYS: Final = b"t"
-_TOLD: Final = b"T"
 _FALSE: Final = b"F"
 _EPSILON: Final = 0.001
 _LATEST: Final = 20_000
@@ -53,7 +52,7 @@ class Talker(asyncio.DatagramProtocol):
             speaker = self.transfer if kind == MOVES and self.transfer is not None else self
             if kind in (MOVES, STAYS):
                 for place in range(self._generator.randint(1, 3)):
-                    speaker._transport.transmit(wire.answer_to(data, _TOLD, place), source)
+                    speaker._transport.transmit(wire.answer_to(data, wire.TOLD, place), source)
                 self._forge(wire.answer_to(data, _FALSE, 255), self._transport.get_extra_info("sockname"), source)
 
 
@@ -227,7 +226,7 @@ class Listeners:
         for data in got:
             if data[6:7] == _FALSE:
                 self._wrong(f"session {number} got what was forged")
-            elif data[6:7] != _TOLD or wire.number_of(data) != number:
+            elif data[6:7] != wire.TOLD or wire.number_of(data) != number:
                 self.strays["session"] += 1
                 if clean:
                     self._wrong(f"session {number} got {data!r} at a clean port, {line.entry.port}")
@@ -244,7 +243,7 @@ class Listeners:
                 self._wrong(f"discovery {number} asked {hosts}, and {reply} answered")
             if reply.data[6:7] == _FALSE and not wide:
                 self._wrong(f"discovery {number} was given what was forged")
-            if reply.data[6:7] != _TOLD or wire.number_of(reply.data) != number:
+            if reply.data[6:7] != wire.TOLD or wire.number_of(reply.data) != number:
                 self.strays["discovery"] += 1
                 if clean:
                     self._wrong(f"discovery {number} was given {reply} at a clean port")

@@ -167,12 +167,15 @@ class Oracle:
     def _wrong(self, asked: Asked, answer: wire.Answer, result: bytes | udpguard.Reply) -> None:
         if answer.mark == wire.FORGED:
             kind = "forged"
+        elif answer.mark == wire.TOLD:
+            # Where each port has its old replies or sessions, the next session shares one with a request to its host.
+            kind = "of a session"
         elif answer.number == asked.number:
             kind = "not the answer"
         else:
             kind = self._kind(asked, self.asked[answer.number], result)
         self.wrong[kind] += 1
-        if self._may_be_wrong or (self._allows_duplicates and kind == "network's duplicate"):
+        if self._may_be_wrong or (self._allows_duplicates and kind in ("network's duplicate", "of a session")):
             return
         other = self.asked[answer.number]
         self.violation(

@@ -32,6 +32,8 @@ JUNK_FIRST: Final = b"j"
 NOTHING: Final = b"n"
 # What an answer is.
 TRUE: Final = b"A"
+TOLD: Final = b"T"
+"""What sessions and discoveries are told."""
 SIGN_OF_LIFE: Final = b"P"
 JUNK: Final = b"J"
 FORGED: Final = b"F"
