@@ -308,3 +308,18 @@ def test_a_bulk_says_nothing_by_itself() -> None:
     bulk = Bulk(None, registry().book(None), 1.0, 3)
     assert not bulk.done()
     assert bulk.gate.free == 3
+
+
+def test_ids_that_were_in_their_order_long_ago_are_put_in_order_anew() -> None:
+    key = TransactionId(0, 1, assign=True)
+    its = registry()
+    _, _, outlets = asks(its, key, [(PEER, b"ab")] * 256, 10.0)
+    its.receive_batch([(data, wire_of_source(*PEER)) for data in outlets[0].datas], 10.1)
+    pool = its.pool(wire_of_source(*PEER), its.book(key))
+    order = pool.queue
+    assert order is not None, "draws had begun to fail"
+    for now, is_same in ((11.0, True), (131.0, True), (251.5, False)):
+        asked, rest, _ = asks(its, key, [(PEER, b"ab")] * 3, now)
+        assert (len(asked), rest, pool.queue is order) == (3, [], is_same)
+        for question in asked:
+            its.end(question, None)
