@@ -373,6 +373,7 @@ class Guard:
         if not ages:
             self._take(batch, now, None, port)
             return
+        now = self.clock()  # the ages are of this moment: the process may have lost its turn since the first look
         arrivals = [now - age for age in ages]
         if is_due:
             self._arrived = max(arrivals)
