@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from loopback_kit import SOON, opened, turns
 
+import udpguard
 from udpguard._platform.alarm import Alarm, FileAlarm, LoopAlarm, open_alarm
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the fine timer is Linux's")
@@ -107,7 +108,8 @@ async def test_simulated_loops_and_the_portable_backend_have_their_own(monkeypat
 
 @linux
 async def test_a_sweep_leaves_no_descriptor_behind() -> None:
-    async with opened() as endpoint:
+    # With ids, since without them what asks again after silence opens a spare port.
+    async with opened(correlate=udpguard.TransactionId(0, 1, assign=True)) as endpoint:
         await turns()
         before = descriptors()
         async with endpoint.sweep([(("127.0.0.1", 9), b"x")] * 50, rate=100.0, timeout=0.1) as sweep:
