@@ -25,6 +25,7 @@ import json
 import secrets
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
 from typing import TextIO, cast
@@ -134,8 +135,8 @@ async def show(sweep: udpguard.Sweep, total: int | None) -> None:
 
 @contextlib.asynccontextmanager
 async def progress_bar(sweep: udpguard.Sweep, total: int | None) -> AsyncGenerator[None, None]:
-    """A progress bar meanwhile, where somebody sees it."""
-    if not sys.stderr.isatty():
+    """A progress bar meanwhile, where somebody sees it, and there is what draws it."""
+    if not sys.stderr.isatty() or find_spec("rich") is None:
         yield
         return
     task = asyncio.create_task(show(sweep, total))

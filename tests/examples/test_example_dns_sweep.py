@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -116,6 +118,14 @@ async def test_a_bar_on_a_terminal(tmp_path: Path) -> None:
             await talk.until("1 names")
             talk.interrupt()
             await talk.until("1 answered, 0 failed")
+
+
+async def test_without_rich_there_is_no_bar_and_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    with imported("dns_sweep") as dns_sweep:
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+        monkeypatch.setattr(dns_sweep, "find_spec", lambda name: None)
+        async with dns_sweep.progress_bar(None, None):  # there is nothing that it could draw from
+            await asyncio.sleep(0)
 
 
 def test_misuse_is_told(tmp_path: Path) -> None:
