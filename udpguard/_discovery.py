@@ -386,7 +386,6 @@ class Discovery:
                 registry.end(call.entry, None)
                 raise
         call.listen(tokens, context.book, key)
-        registry.wake_first(registry.no_spare)
         return call
 
     def _choose_port(self, wires: Sequence[Wire], tokens: tuple[Token, ...], key: object) -> int:
