@@ -182,5 +182,5 @@ def written_addresses(addr: object) -> list[tuple[Wire | HostName, object]]:
 
 def checked_quota(in_flight_per_peer: int | None) -> Quota | None:
     """A quota, where there is a limit."""
-    check_limit("in_flight_per_peer", in_flight_per_peer)
+    check_limit("in_flight_per_peer", in_flight_per_peer, optional=True)
     return None if in_flight_per_peer is None else Quota(in_flight_per_peer)

@@ -274,7 +274,7 @@ class Discovery:
         self._data = checked_data(data)
         self._sources = Sources(reply_from, socket.if_nametoindex)
         self._window = checked_window(window)
-        check_limit("limit", limit)
+        check_limit("limit", limit, optional=True)
         self._limit = limit
         self._policy = context.settings.overridden(None, retry).retry
         check_hook("accept", accept)

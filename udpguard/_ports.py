@@ -188,16 +188,21 @@ class PortKeeper:
                 return port
         return self._least_blocked(own, wire, tokens, now)
 
-    def choose_to_listen(self, wire: Wire, tokens: Sequence[Token]) -> int:
+    def choose_to_listen(self, port: int, wire: Wire, tokens: Sequence[Token]) -> int:
         """A port for who goes on listening to this peer, where no answer that another waits for may come too late.
+
+        That one of the endpoint's own, if it will do: mostly it does, and to look at one is soon done.
 
         Raises:
             NoPortError: Old replies may come to all.
         """
-        own = self._guard.own_ports(wire)
-        fit = self._quiet(self._registry.clean(own, tokens, wire, self._guard.clock()), (wire,))
+        registry, now = self._registry, self._guard.clock()
+        is_clean = not registry.soil.dirty or (registry.spares.limit and registry.may_use(port, tokens, wire, now))
+        if is_clean and not registry.is_awaited(port, wire):
+            return port
+        fit = self._quiet(registry.clean(self._guard.own_ports(wire), tokens, wire, now), (wire,))
         if fit:
-            return fit[self._registry.draw(len(fit))]
+            return fit[registry.draw(len(fit))]
         spare = self.choose_spare((wire,), tokens)
         return self.choose(wire, tokens) if spare is None else spare
 

@@ -130,8 +130,6 @@ class Session:
     __slots__ = ("__weakref__", "_addr", "_context", "_hears_host", "_line", "_max_queue", "_newest_goes", "_where")
 
     def __init__(self, context: Context, addr: object, *, reply_from: ReplyFrom, max_queue: int, drop: Drop) -> None:
-        if not isinstance(max_queue, int):
-            raise TypeError(f"max_queue must be an int, not {max_queue!r}")
         check_limit("max_queue", max_queue)
         if drop not in ("oldest", "newest"):
             raise ValueError(f"drop must be 'oldest' or 'newest', not {drop!r}")
@@ -205,15 +203,9 @@ class Session:
         """
         guard, registry = self._guard, self._guard.registry
         port = guard.some_port()
-        if guard.keeper is None:
-            return port
-        is_clean = not registry.soil.dirty or (
-            registry.spares.limit and registry.may_use(port, tokens, wire, guard.clock())
-        )
-        if is_clean and not registry.is_awaited(port, wire):
-            return port
-        with contextlib.suppress(NoPortError):  # else old replies may come, as they do to a socket that is connected
-            port = guard.keeper.choose_to_listen(wire, tokens)
+        if guard.keeper is not None:
+            with contextlib.suppress(NoPortError):  # else old replies may come, as they do to a connected socket
+                port = guard.keeper.choose_to_listen(port, wire, tokens)
         if any(registry.soil.is_occupied(token, port) for token in (wire, host_token(wire))):
             raise TooManyPendingError(
                 f"a session with {peer_of(wire)} is open already, and there is no other port for one more: "

@@ -36,7 +36,7 @@ from udpguard.core.bulk import Outlet, ask_many
 from udpguard.core.correlation import TransactionId, request_key
 from udpguard.core.explain import shown
 from udpguard.core.gate import Gate
-from udpguard.core.options import Default, check_limit
+from udpguard.core.options import Default, check_limit, checked_rate
 from udpguard.core.outcome import Outcome, Progress
 from udpguard.core.pace import Pace
 from udpguard.core.retransmission import Retry, RetryPolicy, drawn
@@ -124,7 +124,6 @@ class Engine(Bulk):
         "_alarm",
         "_asked",
         "_began",
-        "_buffer",
         "_clean_at",
         "_elapsed",
         "_ended",
@@ -847,22 +846,6 @@ def _told(error: BaseException) -> BaseException:
         told.__cause__ = error
         return told
     return error
-
-
-def checked_rate(rate: object) -> float | None:
-    """A number of datagrams a second, or None.
-
-    Raises:
-        TypeError: It is not a number.
-        ValueError: It is not positive.
-    """
-    if rate is None:
-        return None
-    if not isinstance(rate, (int, float)) or isinstance(rate, bool):
-        raise TypeError(f"rate must be datagrams a second or None, not {rate!r}")
-    if not 0 < rate < math.inf:
-        raise ValueError(f"rate must be more than 0 datagrams a second, not {rate!r} (None: as fast as it goes)")
-    return float(rate)
 
 
 def new_sweep(

@@ -69,6 +69,22 @@ def checked_window(window: object) -> float:
     return float(window)
 
 
+def checked_rate(rate: object) -> float | None:
+    """A number of datagrams a second, or None.
+
+    Raises:
+        TypeError: It is not a number.
+        ValueError: It is not positive.
+    """
+    if rate is None:
+        return None
+    if not isinstance(rate, (int, float)) or isinstance(rate, bool):
+        raise TypeError(f"rate must be datagrams a second or None, not {rate!r}")
+    if not 0 < rate < math.inf:
+        raise ValueError(f"rate must be more than 0 datagrams a second, not {rate!r} (None: as fast as it goes)")
+    return float(rate)
+
+
 def check_hook(name: str, hook: Callable[..., object] | None) -> None:
     """Refuse what can't be called back.
 
@@ -106,13 +122,18 @@ class Limits:
 
     def __post_init__(self) -> None:
         check_limit("pending", self.pending)
-        check_limit("in_flight_per_peer", self.in_flight_per_peer)
-        check_limit("near_misses", self.near_misses, lowest=0)
+        check_limit("in_flight_per_peer", self.in_flight_per_peer, optional=True)
+        check_limit("near_misses", self.near_misses, lowest=0, optional=True)
 
 
-def check_limit(name: str, value: int | None, *, lowest: int = 1) -> None:
-    """Refuse what can't be a limit."""
-    if value is None and name not in ("pending", "in_flight"):
+def check_limit(name: str, value: int | None, *, lowest: int = 1, optional: bool = False) -> None:
+    """Refuse what can't be a limit; None is none, where that is allowed.
+
+    Raises:
+        TypeError: It is no int.
+        ValueError: It is too low.
+    """
+    if value is None and optional:
         return
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an int, not {value!r}")
