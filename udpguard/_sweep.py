@@ -19,9 +19,9 @@ import heapq
 import math
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Hashable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Hashable, Iterable
 from dataclasses import replace
-from itertools import count, islice
+from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -30,6 +30,7 @@ from typing_extensions import Self, override
 from udpguard._context import Addresses, Context, Payload, Settings, checked_payload, parse_all
 from udpguard._errors import EndpointClosedError
 from udpguard._platform.alarm import Alarm, open_alarm
+from udpguard._supply import Supply
 from udpguard._swept import Again, SweptExchange, Ticket
 from udpguard.core.address import IPV4_WIRE, ReplyFrom, Sources, Wire, is_tuple
 from udpguard.core.bulk import Outlet, ask_many
@@ -120,7 +121,6 @@ class Engine(Bulk):
 
     __slots__ = (
         "_again",
-        "_ahead",
         "_alarm",
         "_asked",
         "_began",
@@ -129,27 +129,22 @@ class Engine(Bulk):
         "_ended",
         "_error",
         "_failed",
-        "_feeder",
         "_finished",
         "_firsts",
         "_firsts_clean_at",
-        "_generator",
         "_guard",
-        "_hungry",
         "_is_alarmed",
-        "_is_fed",
         "_is_left",
         "_is_plain",
-        "_items",
         "_key_of",
         "_limit",
         "_order",
         "_pace",
         "_poke",
         "_questions",
-        "_requests",
         "_retransmitted",
         "_sources",
+        "_supply",
         "_waiters",
         "_waiting",
         "adapts",
@@ -189,19 +184,8 @@ class Engine(Bulk):
         self._sources = sources
         self._pace = pace
         self._limit = in_flight
-        self._requests = requests
-        self._items: Iterator[object] | deque[object] | None = None
-        """Where items come from; None: there are no more."""
-        self._feeder: asyncio.Task[None] | None = None
-        """What fills that, where the items come from an asynchronous iterable."""
-        self._is_fed = False
-        """Whether that is over."""
-        self._generator: Generator[object, object, object] | None = None
-        """What is to be closed in the end."""
+        self._supply = Supply(requests, min(_TOGETHER, in_flight, pace.burst))
         self._is_left = False
-        self._hungry: asyncio.Future[None] | None = None
-        """What that waits for while it is ahead."""
-        self._ahead = min(_TOGETHER, in_flight, pace.burst)
         correlator = context.correlator
         kind = type(correlator)
         self._key_of = correlator if correlator is not None and kind is not TransactionId else None
@@ -247,14 +231,8 @@ class Engine(Bulk):
         loop = guard.check_loop()
         self._began = guard.clock()
         guard.sweeps.add(self)
-        requests = self._requests
-        self._items = buffer = deque[object]()  # there are some to come, if the iterable itself closes the endpoint
         try:
-            if isinstance(requests, AsyncIterable):
-                self._feeder = loop.create_task(self._feed(aiter(requests), buffer))
-            else:
-                self._items = items = iter(requests)
-                self._generator = items if isinstance(items, Generator) else None
+            self._supply.begin(loop, self.poke, self._note_error)
         except BaseException:
             guard.sweeps.discard(self)
             raise
@@ -264,14 +242,7 @@ class Engine(Bulk):
         """Withdraw what is in flight, and close what items come from."""
         self.end()
         self._is_left = True
-        feeder = self._feeder
-        if feeder is not None:
-            self._stop_feeding()
-            await asyncio.wait([feeder])
-            if not feeder.cancelled():
-                feeder.result()
-        elif self._generator is not None:
-            self._generator.close()
+        await self._supply.close()
 
     def end(self) -> None:
         """Withdraw what is in flight, at once."""
@@ -290,6 +261,7 @@ class Engine(Bulk):
 
     def _stop(self) -> None:
         self._ended = True
+        self._supply.stop()
         if math.isnan(self._elapsed):
             self._elapsed = self._guard.clock() - self._began
         self._guard.sweeps.discard(self)
@@ -306,10 +278,8 @@ class Engine(Bulk):
 
     @override
     def endpoint_closed(self, cause: BaseException | None) -> None:
-        if self._items is not None:
-            self._items = None
+        if not self._supply.is_over:
             self._cut(cause)
-        self._stop_feeding()
         self._stop()
 
     def _cut(self, cause: BaseException | None) -> None:
@@ -405,7 +375,7 @@ class Engine(Bulk):
 
     def _is_complete(self) -> bool:
         """Whether every item has its outcome, and there are no more."""
-        return self._items is None and self._finished == self._asked and not self._waiting
+        return self._supply.is_over and self._finished == self._asked and not self._waiting
 
     def _wake_caller(self) -> None:
         waiters, self._waiters = self._waiters, []
@@ -414,12 +384,10 @@ class Engine(Bulk):
                 waiter.set_result(None)
 
     def _ask_more(self, now: float) -> None:
-        if self._is_fed and isinstance(self._items, deque) and not self._items:
-            self._items = None  # whether any more could be asked now or not: there are none
         released = self._release(now)
         for _ in range(_CHUNKS):
             places = self._places(now, released)
-            items = self._pull(places) if places > 0 else ()
+            items = self._supply.pull(places) if places > 0 else ()
             if not items:
                 break
             self._ask(items, now)
@@ -439,7 +407,7 @@ class Engine(Bulk):
         """How many items may be taken from the caller now."""
         guard = self._guard
         places = min(self.gate.free, _TOGETHER, self._limit - self._waiting)
-        if self._items is None or places <= 0:
+        if self._supply.is_over or places <= 0:
             return 0
         if len(self.outcomes) >= self._limit:
             self.throttled = True
@@ -452,66 +420,13 @@ class Engine(Bulk):
             return min(places, 0 if self._waiting else 1)
         return min(places, room)
 
-    def _pull(self, most: int) -> list[object]:
-        """Take items from the caller: as many, unless there are fewer."""
-        source = self._items
-        if isinstance(source, deque):
-            return self._pull_fed(source, most)
-        assert source is not None
-        items: list[object] = []
-        try:
-            items.extend(islice(source, most))  # what was taken before an error stays
-        except BaseException as error:
-            self._give_up(error)
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                raise
-        else:
-            if len(items) < most:
-                self._items = None
-        return items
-
-    def _pull_fed(self, buffer: deque[object], most: int) -> list[object]:
-        items = [buffer.popleft() for _ in range(min(most, len(buffer)))]
-        if self._hungry is not None and not self._hungry.done():
-            self._hungry.set_result(None)
-        if not buffer and self._is_fed:
-            self._items = None
-        return items
-
     def _give_up(self, error: BaseException) -> None:
         """Take nothing more from the caller, and tell why when all that was taken has its outcome."""
+        self._note_error(error)
+        self._supply.stop()
+
+    def _note_error(self, error: BaseException) -> None:
         self._error = self._error or _told(error)
-        self._items = None
-        self._stop_feeding()
-
-    def _stop_feeding(self) -> None:
-        """Take nothing more from an asynchronous iterable; only once, lest its own cleaning up be cancelled."""
-        if self._feeder is not None and not self._is_fed:
-            self._is_fed = True
-            self._feeder.cancel()
-
-    async def _feed(self, items: AsyncIterator[object], buffer: deque[object]) -> None:
-        """Take items from an asynchronous iterable, a little ahead of their being asked."""
-        try:
-            async for item in items:
-                if self._is_fed:  # it took no notice of being cancelled
-                    break
-                buffer.append(item)
-                self.poke()
-                while len(buffer) >= self._ahead:
-                    self._hungry = asyncio.get_running_loop().create_future()
-                    await self._hungry
-        except BaseException as error:
-            if self._ended or self._items is None:  # it was cancelled since there is no need for it any more
-                raise
-            self._error = self._error or _told(error)
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
-                raise
-        finally:
-            self._is_fed = True
-            self.poke()
-            if isinstance(items, AsyncGenerator):
-                await items.aclose()
 
     # --------------------------------------------------------------------------------------------- asking
 
@@ -738,9 +653,8 @@ class Engine(Bulk):
 
     def _could_ask(self) -> bool:
         """Whether there are items, and places for them."""
-        if self._items is None or (isinstance(self._items, deque) and not self._items):
-            return False
-        return self.gate.free > 0 and self._waiting < self._limit and len(self.outcomes) < self._limit
+        has_places = self.gate.free > 0 and self._waiting < self._limit and len(self.outcomes) < self._limit
+        return has_places and self._supply.may_have_some
 
     # ----------------------------------------------------------------------------------------- what came of it
 
