@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from udpguard import DEFAULT, Limits
-from udpguard.core.options import check_hook, check_limit, checked_timeout
+from udpguard.core.options import check_hook, check_limit, checked_rate, checked_timeout, checked_window
 
 
 def test_time_outs() -> None:
@@ -36,6 +36,47 @@ def test_a_time_out_that_no_clock_counts_is_refused() -> None:
 def test_a_time_out_is_a_number(timeout: object) -> None:
     with pytest.raises(TypeError, match="timeout must be seconds or None"):
         checked_timeout(timeout)
+
+
+def test_rates() -> None:
+    assert checked_rate(None) is None
+    assert checked_rate(5) == 5.0
+    assert type(checked_rate(5)) is float
+
+
+@pytest.mark.parametrize("rate", [0, -1.0, math.inf, math.nan])
+def test_a_rate_is_more_than_nothing_and_finite(rate: float) -> None:
+    with pytest.raises(ValueError, match="rate must be more than 0 datagrams a second"):
+        checked_rate(rate)
+
+
+@pytest.mark.parametrize("rate", ["5", True, [5], DEFAULT])
+def test_a_rate_is_a_number(rate: object) -> None:
+    with pytest.raises(TypeError, match="rate must be datagrams a second or None"):
+        checked_rate(rate)
+
+
+def test_windows() -> None:
+    assert checked_window(2) == 2.0
+    assert type(checked_window(2)) is float
+
+
+@pytest.mark.parametrize("window", ["5", True, [5], DEFAULT])
+def test_a_window_is_a_number(window: object) -> None:
+    with pytest.raises(TypeError, match="window must be seconds"):
+        checked_window(window)
+
+
+@pytest.mark.parametrize("window", [None, math.inf, 10**400])
+def test_a_window_ends(window: float | None) -> None:
+    with pytest.raises(ValueError, match="answers may come for ever"):
+        checked_window(window)
+
+
+@pytest.mark.parametrize("window", [0, -1.0, math.nan])
+def test_a_window_is_more_than_nothing(window: float) -> None:
+    with pytest.raises(ValueError, match="window must be more than 0 seconds"):
+        checked_window(window)
 
 
 def test_hooks() -> None:
