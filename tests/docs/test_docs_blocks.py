@@ -14,10 +14,19 @@ import pytest
 import udpguard
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^ *```(\w+)(?: file=(\S+))?\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 # What differs from run to run: ports, and times below a second.
 VARYING = re.compile(r"(?<=127\.0\.0\.1:)\d+|(?<=\"127\.0\.0\.1\", )\d+")
+
+
+def where(page: Path) -> str:
+    return page.relative_to(ROOT).with_suffix("").as_posix()
+
+
+def reference() -> str:
+    """All pages of the reference."""
+    return "\n".join(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs" / "reference").glob("*.md")))
 
 
 def programs() -> list[object]:
@@ -29,7 +38,7 @@ def programs() -> list[object]:
             if language == "python" and not name:
                 following = blocks[number + 1] if number + 1 < len(blocks) else ("", "", "")
                 output = following[2] if following[0] == "text" else None
-                found.append(pytest.param(files, code, output, id=f"{page.name}-{number}"))
+                found.append(pytest.param(files, code, output, id=f"{where(page)}-{number}"))
     return found
 
 
@@ -57,13 +66,13 @@ def test_a_printed_program_runs_and_prints_what_the_page_says(
 
 
 def test_every_public_name_is_in_the_reference() -> None:
-    text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    text = reference()
     missing = [name for name in udpguard.__all__ if f"`{name}" not in text]
     assert not missing
 
 
 def test_every_public_method_is_in_the_reference() -> None:
-    text = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    text = reference()
     missing = [
         f"{owner.__name__}.{name}"
         for owner in (udpguard.Client, udpguard.Endpoint, udpguard.Expectation)
@@ -82,7 +91,7 @@ def test_public_names_are_sorted_and_show_where_users_find_them() -> None:
             assert value.__doc__, name
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=where)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
         if not target.startswith("http"):
