@@ -1,7 +1,8 @@
 """When questions leave: the first of a turn of the loop at once, the others together at the turn's end.
 
 One call for many datagrams costs about two thirds of a call for each (docs/explanation/performance.md). The first is
-not held up for that: its peer can begin while the others are put together, and who asks one thing at a time loses nothing.
+not held up for that: its peer can begin while the others are put together, and who asks one thing at a time loses
+nothing.
 
 What the socket does not take with the others waits like any other question that finds it busy; what the operating
 system refuses fails its own caller.
