@@ -37,13 +37,23 @@ def pytest_asyncio_loop_factories(
 # What runs in virtual time, or without any: the same on every loop and backend, and long.
 ONCE = ("cancellation", "clients", "fuzzing", "odds", "schedules", "simulation", "sweeps")
 ONCE_OF_CORE = ("test_core_interleavings.py", "test_core_schedules.py")
+# Half of all the time: a hundred thousand pending, each example with each stream closed, the benchmarks' own tests.
+SLOW = (
+    "test_benchmarks_smoke.py",
+    "test_example_scripts.py",
+    "test_example_ssdp_discover.py",
+    "test_loopback_concurrency.py",
+    "test_loopback_counts.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what CI runs but once."""
+    """Mark what CI runs but once, and what isn't run unless asked for."""
     for item in items:
         if item.path.parent.name in ONCE or item.path.name in ONCE_OF_CORE:
             item.add_marker(pytest.mark.once)
+        if item.path.name in SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

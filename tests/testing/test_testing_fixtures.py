@@ -58,7 +58,7 @@ def test_pytest_finds_the_fixtures_by_itself(tmp_path: Path) -> None:
 
 
 def test_the_tests_that_the_documentation_prints_pass(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "testing.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "test-with-the-kit.md").read_text(encoding="utf-8")
     name, code = re.findall(r"^```python file=(test_\w+\.py)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[0]
     (tmp_path / name).write_text(code, encoding="utf-8")
     done = pytest_run(tmp_path)
