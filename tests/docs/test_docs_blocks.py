@@ -31,11 +31,17 @@ def reference() -> str:
     return "\n".join(page.read_text(encoding="utf-8") for page in sorted((ROOT / "docs" / "reference").glob("*.md")))
 
 
+def files_on(page: Path) -> dict[str, str]:
+    """What a page has under the names of files."""
+    blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
+    return {name: code for language, name, code in blocks if language == "python" and name}
+
+
 def programs() -> list[object]:
     found = []
     for page in PAGES:
         blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
-        files = {name: code for language, name, code in blocks if language == "python" and name}
+        files = files_on(page)
         for number, (language, name, code) in enumerate(blocks):
             if language == "python" and not name:
                 following = blocks[number + 1] if number + 1 < len(blocks) else ("", "", "")
@@ -49,23 +55,41 @@ def programs() -> list[object]:
 def test_a_printed_program_runs_and_prints_what_the_page_says(
     files: dict[str, str], code: str, output: str | None, tmp_path: Path
 ) -> None:
-    for name, text in files.items():
-        (tmp_path / name).write_text(text, encoding="utf-8")
-    (tmp_path / "program.py").write_text(code, encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "program.py"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = python(tmp_path, {**files, "program.py": code}, "program.py")
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     if output is not None:
         assert VARYING.sub("PORT", done.stdout) == VARYING.sub("PORT", output)
+
+
+def python(folder: Path, files: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python beside these files, as who typed them in would, but every warning is an error."""
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(folder), *sys.path])
+    command = [sys.executable, "-W", "error", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(name.startswith("test_") for name in files_on(page))], ids=where
+)
+def test_printed_tests_pass(page: Path, tmp_path: Path) -> None:
+    scope = "asyncio_default_fixture_loop_scope=function"  # pytest-asyncio wants it to be set, used or not
+    done = python(tmp_path, files_on(page), "-m", "pytest", "-p", "no:cacheprovider", "-o", scope)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=where)
+def test_each_printed_file_is_used(page: Path) -> None:
+    code = "\n".join(
+        text for language, _, text in BLOCK.findall(page.read_text(encoding="utf-8")) if language == "python"
+    )
+    for name in files_on(page):
+        module = name.removesuffix(".py")
+        used = module == "conftest" or module.startswith("test_")  # by pytest
+        assert used or re.search(rf"^(import|from) {module}\b", code, re.MULTILINE), name
 
 
 def test_every_public_name_is_in_the_reference() -> None:
