@@ -17,6 +17,7 @@ from udpguard._resolve import Answer, Resolver
 from udpguard._sending import checked_data
 from udpguard.core.address import Address, HostName, ReplyFrom, Sources, Wire, is_tuple, parse, refusal_to_ask
 from udpguard.core.correlation import Book, Correlator
+from udpguard.core.meant import suggestion
 from udpguard.core.options import DEFAULT_TIMEOUT, Default, check_hook, check_limit, checked_timeout
 from udpguard.core.retransmission import RetryPolicy
 from udpguard.core.source import Accept, Entry
@@ -174,6 +175,9 @@ def parse_all(addr: object) -> list[tuple[Wire | HostName, object]]:
 def written_addresses(addr: object) -> list[tuple[Wire | HostName, object]]:
     """One address or several, in canonical form and as they were written."""
     several = _is_list(addr) or (is_tuple(addr) and bool(addr) and isinstance(addr[0], tuple))
+    if _is_list(addr) and len(addr) == 2 and isinstance(addr[0], str) and isinstance(addr[1], int):
+        meant = suggestion(addr) or "(host, port)"
+        raise InvalidAddressError(f"{addr!r} is a list, which stands for several servers: pass {meant}", address=addr)
     written: list[object] = list(cast("Sequence[object]", addr)) if several else [addr]
     if not written:
         raise InvalidAddressError("the list of addresses is empty", address=addr)

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from typing_extensions import Self, override
 
 from udpguard._context import Addresses, Context, Payload, Settings, checked_payload, parse_all
-from udpguard._errors import EndpointClosedError
+from udpguard._errors import EndpointClosedError, InvalidAddressError
 from udpguard._platform.alarm import Alarm, open_alarm
 from udpguard._supply import Supply
 from udpguard._swept import Again, SweptExchange, Ticket
@@ -508,6 +508,9 @@ class Engine(Bulk):
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
+            if isinstance(error, InvalidAddressError) and isinstance(addr, str):
+                how = f"{error}; an item of a sweep is ((host, port), data), not {shown(item)}"
+                error = InvalidAddressError(how, address=addr)
             self.note_outcome(ticket, None, error)
         else:
             self._questions.append(entry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import ipaddress
 import socket
 import sys
@@ -33,6 +34,7 @@ from udpguard.core.address import (
     wire_of_source,
     without_scope,
 )
+from udpguard.core.meant import suggestion
 
 
 def interfaces(name: str) -> int:
@@ -127,17 +129,32 @@ def test_a_name_of_full_length_may_end_in_a_dot() -> None:
 @pytest.mark.parametrize(
     ("address", "says"),
     [
-        ("192.0.2.1", "pass (host, port)"),
-        (["192.0.2.1", 7], "pass (host, port)"),
-        (("192.0.2.1",), "pass (host, port)"),
+        ("192.0.2.1", "'192.0.2.1' is not an address: pass ('192.0.2.1', port)"),
+        ("192.0.2.1:7", "pass ('192.0.2.1', 7)"),
+        ("example.com", "pass ('example.com', port)"),
+        ("::1", "pass ('::1', port)"),
+        ("[::1]:7", "pass ('::1', 7)"),
+        ("udp://192.0.2.1:7/", "pass ('192.0.2.1', 7)"),
+        ("ask me", "pass (host, port)"),
+        (["192.0.2.1", 7], "pass ('192.0.2.1', 7)"),
+        (["192.0.2.1", "7"], "pass ('192.0.2.1', 7)"),
+        ([], "pass (host, port)"),
+        ((), "pass (host, port)"),
+        ([("192.0.2.1", 7)], "is a list: one address is wanted here, such as ('192.0.2.1', 7)"),
+        ((("192.0.2.1", 7),), "one address is wanted here"),
+        ({"host": "192.0.2.1"}, "pass (host, port)"),
+        (("192.0.2.1",), "pass ('192.0.2.1', port)"),
         (("::1", 7, 0), "pass (host, port)"),
         (("::1", 7, 0, 0, 0), "pass (host, port)"),
         (None, "pass (host, port)"),
-        ((b"192.0.2.1", 7), "must be a str, not bytes"),
+        ((b"192.0.2.1", 7), "must be a str, not bytes: pass ('192.0.2.1', 7)"),
+        ((7, "192.0.2.1"), "must be a str, not int: pass ('192.0.2.1', 7)"),
+        ((7, 7), "must be a str, not int"),
         ((None, 7), "must be a str, not NoneType"),
         ((ipaddress.ip_address("192.0.2.1"), 7), "must be a str, not IPv4Address"),
         (("192.0.2.1", "53"), "pass 53, not '53'"),
-        (("192.0.2.1", "domain"), "must be an int, not str"),
+        (("192.0.2.1", "domain"), "must be an int, not str: socket.getservbyname('domain', 'udp') looks a service up"),
+        (("192.0.2.1", "5 3"), "must be an int, not str"),
         (("192.0.2.1", 53.0), "must be an int, not float"),
         (("192.0.2.1", True), "must be an int, not bool"),
         (("192.0.2.1", None), "must be an int, not NoneType"),
@@ -151,10 +168,14 @@ def test_a_name_of_full_length_may_end_in_a_dot() -> None:
         (("::1", 7, 0, "eth0"), "not an IPv6 socket address"),
         (("192.0.2.1", 7, 0, 2), "has a scope, but '192.0.2.1' is no IPv6 literal"),
         (("example.com", 7, 0, 2), "has a scope"),
-        (("[::1]", 7), "write it without brackets"),
-        (("[::1]:7", 7), "write it without brackets"),
-        (("192.0.2.1:53", 7), "the port goes beside the host"),
-        (("example.com:53", 7), "the port goes beside the host"),
+        (("[::1]", 7), "write it without brackets, pass ('::1', 7)"),
+        (("[::1]:9", 7), "write it without brackets, pass ('::1', 7)"),
+        (("[fe80::1%eth0]", 7), "write it without brackets, pass ('fe80::1%eth0', 7)"),
+        (("192.0.2.1:53", 7), "the port goes beside the host, pass ('192.0.2.1', 7)"),
+        (("example.com:53", 7), "the port goes beside the host, pass ('example.com', 7)"),
+        (("udp://192.0.2.1:53", 7), "is a URL, not a host: pass ('192.0.2.1', 7)"),
+        (("http://me@example.com/x", 7), "is a URL, not a host: pass ('example.com', 7)"),
+        (("http:///x", 7), "is a URL, not a host"),
         (("::1::2", 7), "is not an IPv6 address"),
         (("2001:db8::g", 7), "is not an IPv6 address"),
         (("192.0.2.1%eth0", 7), "is not an IPv6 address"),
@@ -176,12 +197,12 @@ def test_a_name_of_full_length_may_end_in_a_dot() -> None:
         (("a..", 7), "neither an IP address nor a host name"),
         (("-a.example", 7), "neither an IP address nor a host name"),
         (("a b", 7), "neither an IP address nor a host name"),
-        ((" 192.0.2.1", 7), "neither an IP address nor a host name"),
-        (("192.0.2.1\n", 7), "neither an IP address nor a host name"),
+        ((" 192.0.2.1", 7), "nor a host name (in (' 192.0.2.1', 7)): pass ('192.0.2.1', 7)"),
+        (("192.0.2.1\n", 7), "pass ('192.0.2.1', 7)"),
+        (("user@example", 7), "pass ('example', 7)"),
         (("local\0host", 7), "neither an IP address nor a host name"),
         (("127.0.0.1\0.example", 7), "neither an IP address nor a host name"),
         (("http//example", 7), "neither an IP address nor a host name"),
-        (("user@example", 7), "neither an IP address nor a host name"),
         (("a\\b", 7), "neither an IP address nor a host name"),
         (("a" * 64, 7), "neither an IP address nor a host name"),
         (("a." * 127 + "a", 7), "neither an IP address nor a host name"),
@@ -196,6 +217,21 @@ def test_what_is_no_address_is_refused_with_a_hint(address: object, says: str) -
         parse(address, interfaces)
     assert says in str(caught.value)
     assert caught.value.address == address
+
+
+@pytest.mark.parametrize("address", [("a..b", 7), ("-a", 7), ("a" * 64, 7), ("x" * 5_000 + ":7", 7), "é:7:8", 7, None])
+def test_nothing_is_advised_that_does_not_help(address: object) -> None:
+    with pytest.raises(InvalidAddressError) as caught:
+        parse(address, interfaces)
+    assert ": pass ('" not in str(caught.value)
+    assert ", pass ('" not in str(caught.value)
+
+
+@given(st.one_of(st.text(), st.binary(), st.tuples(st.text(), st.text()), st.lists(st.text() | st.integers())))
+def test_what_is_advised_is_an_address(address: object) -> None:
+    meant = suggestion(address)
+    if meant is not None:
+        parse(ast.literal_eval(meant.replace(", port)", ", 7)")), interfaces)
 
 
 def test_port_zero_is_for_binding_alone() -> None:

@@ -26,11 +26,12 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, cast
 
 from typing_extensions import TypeIs, override
 
 from udpguard._errors import InvalidAddressError
+from udpguard.core.meant import suggestion
 
 Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 """A host (a name or a literal) and a port, or the 4-tuple of an IPv6 socket address."""
@@ -168,13 +169,12 @@ def parse(address: object, scope_index: Callable[[str], int], *, port_zero: bool
         InvalidAddressError: It is neither; the message says what is wrong with it.
     """
     if not is_tuple(address) or len(address) not in (2, 4):
-        raise InvalidAddressError(
-            f"{address!r} is not an address: pass (host, port), or the 4-tuple of an IPv6 socket address",
-            address=address,
-        )
+        raise InvalidAddressError(_no_address(address), address=address)
     host, port = address[0], address[1]
     if not isinstance(host, str):
-        raise InvalidAddressError(f"the host in {address!r} must be a str, not {type(host).__name__}", address=address)
+        raise InvalidAddressError(
+            f"the host in {address!r} must be a str, not {type(host).__name__}{_meant(address)}", address=address
+        )
     port = _checked_port(port, address, lowest=0 if port_zero else 1)
     scope = _scope_argument(address)
     wire = _literal(host, port, scope) if "%" not in host else None
@@ -187,6 +187,20 @@ def parse(address: object, scope_index: Callable[[str], int], *, port_zero: bool
     return HostName(_host_name(host, address), port)
 
 
+def _no_address(address: object) -> str:
+    first = cast("Sequence[object]", address)[0] if isinstance(address, (list, tuple)) and address else None
+    if is_tuple(first):
+        return f"{address!r:.200} is a list: one address is wanted here, such as {first!r:.200}"
+    general = ": pass (host, port), or the 4-tuple of an IPv6 socket address"
+    return f"{address!r:.200} is not an address{_meant(address) or general}"
+
+
+def _meant(address: object, after: str = ": ") -> str:
+    """What to pass instead, where that can be told."""
+    meant = suggestion(address)
+    return f"{after}pass {meant}" if meant is not None else ""
+
+
 def is_tuple(value: object) -> TypeIs[tuple[object, ...]]:
     """Whether it is a tuple, of which nothing more is known."""
     return isinstance(value, tuple)
@@ -195,6 +209,8 @@ def is_tuple(value: object) -> TypeIs[tuple[object, ...]]:
 def _checked_port(port: object, address: object, *, lowest: int) -> int:
     if not isinstance(port, int) or isinstance(port, bool):
         hint = f": pass {int(port)}, not {port!r}" if isinstance(port, str) and port.isdecimal() else ""
+        if isinstance(port, str) and port.isalpha():
+            hint = f": socket.getservbyname({port!r}, 'udp') looks a service up"
         raise InvalidAddressError(
             f"the port in {address!r} must be an int, not {type(port).__name__}{hint}", address=address
         )
@@ -233,12 +249,7 @@ def _scoped(host: str, port: int, scope: int, address: object, scope_index: Call
     try:
         packed = ipaddress.IPv6Address(bare).packed
     except ValueError:
-        hint = ""
-        if host.startswith("["):
-            hint = ": write it without brackets"
-        elif host.count(":") == 1 and host.partition(":")[2].isdecimal():
-            hint = ": the port goes beside the host, as in (host, port)"
-        raise InvalidAddressError(f"{host!r} in {address!r} is not an IPv6 address{hint}", address=address) from None
+        raise InvalidAddressError(_no_literal(host, address), address=address) from None
     if not zone:
         raise InvalidAddressError(f"{host!r} in {address!r} has an empty scope", address=address)
     try:
@@ -248,6 +259,17 @@ def _scoped(host: str, port: int, scope: int, address: object, scope_index: Call
     if not 0 < index < 2**32 or (scope and scope != index):
         raise InvalidAddressError(f"the scope in {address!r} is contradictory or out of range", address=address)
     return wire_of(packed, port, index)
+
+
+def _no_literal(host: str, address: object) -> str:
+    """What is wrong with a host that has a colon or a scope, and is no IPv6 literal."""
+    if "://" in host:
+        return f"{host!r} in {address!r} is a URL, not a host{_meant(address)}"
+    if host.startswith("["):
+        return f"{host!r} in {address!r} is not an IPv6 address: write it without brackets{_meant(address, ', ')}"
+    if host.count(":") == 1 and "%" not in host:
+        return f"{host!r} in {address!r} is not a host alone: the port goes beside the host{_meant(address, ', ')}"
+    return f"{host!r} in {address!r} is not an IPv6 address"
 
 
 def _host_name(host: str, address: object) -> str:
@@ -262,7 +284,7 @@ def _host_name(host: str, address: object) -> str:
     labels = ascii_host.split(".")
     if len(ascii_host) > _MAX_NAME or not all(_LABEL.fullmatch(label) for label in labels):
         what = "the host is empty" if not host else f"{host!r} is neither an IP address nor a host name"
-        raise InvalidAddressError(f"{what} (in {address!r})", address=address)
+        raise InvalidAddressError(f"{what} (in {address!r}){_meant(address)}", address=address)
     return host
 
 
@@ -456,9 +478,25 @@ def _token(part: object, scope_index: Callable[[str], int]) -> Token:
     except ValueError as error:
         raise ValueError(
             f"reply_from={part!r} is none of 'peer', 'host', 'anywhere', an address (host, port), "
-            f"a network such as '192.0.2.0/24', or a list of these: {error}"
+            f"a network such as '192.0.2.0/24', or a list of these: {_what_instead(part) or error}"
         ) from None
     return _network_token(network)
+
+
+def _what_instead(part: object) -> str | None:
+    """What was probably meant by what is no source; None where nobody can tell."""
+    if not isinstance(part, str):
+        return None
+    try:
+        return f"it has host bits set, pass '{ipaddress.ip_network(part, strict=False)}'"
+    except ValueError:
+        pass
+    meant = suggestion(part)
+    if meant is None:
+        return None
+    if not meant.endswith(", port)"):
+        return f"pass {meant}"
+    return f"a host name must be looked up, pass the Peer that `await endpoint.resolve{meant}` gives"
 
 
 def _network_token(network: Network) -> Token:

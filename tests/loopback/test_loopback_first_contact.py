@@ -1,0 +1,53 @@
+"""What newcomers do wrong in their first hour: each is told what happened, and what to write instead."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from loopback_kit import Server, echo, opened
+
+import udpguard
+
+# ------------------------------------------------------------------------------------------------- addresses
+
+
+@pytest.mark.parametrize(
+    ("addr", "says"),
+    [
+        ("127.0.0.1:7", "'127.0.0.1:7' is not an address: pass ('127.0.0.1', 7)"),
+        (["127.0.0.1", 7], "['127.0.0.1', 7] is a list, which stands for several servers: pass ('127.0.0.1', 7)"),
+        (["no name", 7], "is a list, which stands for several servers: pass (host, port)"),
+        ([("127.0.0.1", 7), "127.0.0.2"], "'127.0.0.2' is not an address: pass ('127.0.0.2', port)"),
+    ],
+)
+async def test_an_address_in_another_form(addr: Any, says: str) -> None:
+    async with opened() as endpoint:
+        with pytest.raises(udpguard.InvalidAddressError) as caught:
+            await endpoint.request(addr, b"x")
+        assert says in str(caught.value)
+
+
+ONE: list[Callable[[udpguard.Endpoint, Any], Awaitable[object]]] = [
+    lambda endpoint, addr: endpoint.send(addr, b"x"),
+    lambda endpoint, addr: endpoint.expect(addr),
+    lambda endpoint, addr: endpoint.session(addr),
+]
+
+
+@pytest.mark.parametrize("use", ONE)
+async def test_a_list_where_one_address_is_wanted(use: Callable[[udpguard.Endpoint, Any], Awaitable[object]]) -> None:
+    async with opened() as endpoint:
+        with pytest.raises(udpguard.InvalidAddressError, match="one address is wanted here, such as"):
+            await use(endpoint, [("127.0.0.1", 7)])
+
+
+async def test_a_sweep_of_addresses_alone() -> None:
+    async with Server(echo) as server, opened() as endpoint:
+        questions: Any = [server.addr, (server.addr, b"x")]
+        async with endpoint.sweep(questions) as sweep:
+            outcomes = [outcome async for outcome in sweep]
+        mistaken = next(outcome for outcome in outcomes if outcome.error is not None)
+        assert f"an item of a sweep is ((host, port), data), not {server.addr!r}" in str(mistaken.error)
+        assert [outcome.reply.data for outcome in outcomes if outcome.reply is not None] == [b"x"]
