@@ -20,7 +20,7 @@ from udpguard._platform.portable import is_dual_stack
 from udpguard._platform.sockets import check_users_socket, local_wire, open_sockets, prepare
 from udpguard._ports import Binder, PortKeeper, checked_ports
 from udpguard._protocol import GuardProtocol, literal
-from udpguard._resolve import Resolver
+from udpguard._resolve import Resolver, unresolved
 from udpguard._transport import BorrowedTransport
 from udpguard.core.address import (
     IPV4_WIRE,
@@ -212,7 +212,10 @@ class EndpointOpener:
         if where is None:
             return open_sockets(self._family, bind)
         if isinstance(where, HostName):
-            found = await loop.getaddrinfo(where.host, where.port, family=self._family, type=socket.SOCK_DGRAM)
+            try:
+                found = await loop.getaddrinfo(where.host, where.port, family=self._family, type=socket.SOCK_DGRAM)
+            except socket.gaierror as error:
+                raise unresolved(error, where.host, self._family) from None
             address = found[0][4]
             where = wire_of_source(*address[:2], *address[3:])
         try:

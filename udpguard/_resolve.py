@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from udpguard._errors import EndpointClosedError
 from udpguard.core.address import HostName, Wire, wire_of_source
+
+# What only looks like an address: a name's last part is no number (RFC 1123 section 2.1).
+_NUMBERS: Final = re.compile(r"[\d.]+")
 
 Answer = list[Wire] | BaseException
 """The addresses of a name, each once, in the resolver's order; or why there are none."""
@@ -61,12 +65,22 @@ class Resolver:
 
     def _own(self, name: HostName, answer: Answer) -> Answer:
         """The answer for one who asked: one exception shared by several would grow a wrong traceback."""
-        if not isinstance(answer, socket.gaierror):
-            return answer
-        only = ""
-        if self._family != socket.AF_UNSPEC:
-            only = " for IPv4" if self._family == socket.AF_INET else " for IPv6"
-        return socket.gaierror(answer.errno, f"{answer.strerror}: no address{only} is known of {name.host!r}")
+        return unresolved(answer, name.host, self._family) if isinstance(answer, socket.gaierror) else answer
+
+
+def unresolved(error: socket.gaierror, host: str, family: int) -> socket.gaierror:
+    """Another of the same kind, that names the host and says what to do."""
+    if error.errno == socket.EAI_AGAIN:
+        advice = (
+            f"nobody could be asked for {host!r}: is this machine's network up, "
+            f"and does its name server answer (on Linux /etc/resolv.conf names it)?"
+        )
+    elif _NUMBERS.fullmatch(host):
+        advice = f"{host!r} is no IPv4 address: that is four numbers of 0 to 255"
+    else:
+        only = {socket.AF_INET: " for IPv4", socket.AF_INET6: " for IPv6"}.get(socket.AddressFamily(family), "")
+        advice = f"no address{only} is known of {host!r}: is it spelt right?"
+    return socket.gaierror(error.errno, f"{error.strerror}: {advice}")
 
 
 def _answer(task: asyncio.Future[Any]) -> Answer:

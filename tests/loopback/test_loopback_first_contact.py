@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from loopback_kit import Server, echo, opened
+from loopback_kit import Names, Server, echo, opened
 
 import udpguard
 
@@ -51,3 +53,38 @@ async def test_a_sweep_of_addresses_alone() -> None:
         mistaken = next(outcome for outcome in outcomes if outcome.error is not None)
         assert f"an item of a sweep is ((host, port), data), not {server.addr!r}" in str(mistaken.error)
         assert [outcome.reply.data for outcome in outcomes if outcome.reply is not None] == [b"x"]
+
+
+# ----------------------------------------------------------------------------------------------------- names
+
+NOT_KNOWN = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+NOBODY_ASKED = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+
+@pytest.mark.parametrize(
+    ("host", "answer", "says"),
+    [
+        ("wrong", NOT_KNOWN, "Name or service not known: no address is known of 'wrong': is it spelt right?"),
+        ("300.1.1.1", NOT_KNOWN, "'300.1.1.1' is no IPv4 address: that is four numbers of 0 to 255"),
+        ("right", NOBODY_ASKED, "nobody could be asked for 'right': is this machine's network up, and does its name"),
+    ],
+)
+async def test_a_name_that_is_not_found(
+    host: str, answer: Exception, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Names(asyncio.get_running_loop(), monkeypatch, **{host.partition(".")[0]: answer})
+    async with opened() as endpoint:
+        with pytest.raises(socket.gaierror) as caught:
+            await endpoint.request((host, 7), b"x")
+        assert says in str(caught.value)
+        assert caught.value.errno == answer.args[0]
+    with pytest.raises(socket.gaierror) as caught:
+        await udpguard.open_endpoint((host, 0))
+    assert says in str(caught.value)
+
+
+async def test_a_name_of_the_other_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    Names(asyncio.get_running_loop(), monkeypatch, six=["::1"])
+    async with opened(family=socket.AF_INET) as endpoint:
+        with pytest.raises(socket.gaierror, match="no address for IPv4 is known of 'six'"):
+            await endpoint.request(("six", 7), b"x")
