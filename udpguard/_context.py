@@ -49,7 +49,7 @@ class Settings(NamedTuple):
         Where a schedule is given and a time-out isn't, the deadline is the schedule's own end.
         """
         if not isinstance(retry, (RetryPolicy, Default)) and retry is not None:
-            raise TypeError(f"retry must be a RetryPolicy such as udpguard.Retry(), or None, not {retry!r}")
+            raise TypeError(f"retry must be a RetryPolicy, or None, not {retry!r}: {_retry_instead(retry)}")
         schedule = self.retry if isinstance(retry, Default) else retry
         if not isinstance(timeout, Default):
             return Settings(checked_timeout(timeout), schedule)
@@ -58,6 +58,13 @@ class Settings(NamedTuple):
         if retry is not None:
             return Settings(None, schedule)
         return Settings(DEFAULT_TIMEOUT if self.timeout is None else self.timeout, None)
+
+
+def _retry_instead(retry: object) -> str:
+    """What to pass, where that can be told."""
+    if type(retry) is int and 0 < retry <= 1_000:
+        return f"udpguard.Retry(attempts={retry}) sends up to {retry} times"
+    return "udpguard.Retry() sends up to 4 times"
 
 
 class Context(NamedTuple):

@@ -107,7 +107,7 @@ class Guard:
         kernel_filter: KernelFilter = "off",
     ) -> None:
         if not isinstance(limits, Limits):
-            raise TypeError(f"limits must be a udpguard.Limits, not {limits!r}")
+            raise TypeError(f"limits must be a udpguard.Limits such as Limits(pending=1000), not {limits!r}")
         check_hook("on_unexpected", on_unexpected)
         self.host: Host = Machine()
         """Where its sockets and its random numbers come from."""

@@ -57,7 +57,7 @@ def checked_ports(ports: object, fixed: str | None) -> Ports:
         ValueError: It needs more ports than it can have.
     """
     if not isinstance(ports, Ports):
-        raise TypeError(f"ports must be a udpguard.Ports, not {ports!r}")
+        raise TypeError(f"ports must be a udpguard.Ports such as Ports(pool=4), not {ports!r}")
     if fixed is None:
         return ports
     if ports.pool > 1 or ports.rotate or ports.range is not None:

@@ -29,6 +29,8 @@ def checked_data(data: object, *, what: str = "data") -> bytes:
         return memoryview(cast("Buffer", data)).tobytes()
     except TypeError:
         hint = ": encode it, as in text.encode()" if isinstance(data, str) else ""
+        if isinstance(data, (tuple, list)) and what == "data":
+            hint = ": the address comes first, then the data, as in request((host, port), data)"
         raise TypeError(f"{what} must be bytes, not {type(data).__name__}{hint}") from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime as dt
 import math
 import pickle
 from typing import Any
@@ -36,6 +37,11 @@ def test_a_time_out_that_no_clock_counts_is_refused() -> None:
 def test_a_time_out_is_a_number(timeout: object) -> None:
     with pytest.raises(TypeError, match="timeout must be seconds or None"):
         checked_timeout(timeout)
+
+
+def test_a_time_out_is_no_timedelta_but_has_its_seconds() -> None:
+    with pytest.raises(TypeError, match=r"pass its total_seconds\(\)"):
+        checked_timeout(dt.timedelta(seconds=2))
 
 
 def test_rates() -> None:

@@ -88,3 +88,50 @@ async def test_a_name_of_the_other_family(monkeypatch: pytest.MonkeyPatch) -> No
     async with opened(family=socket.AF_INET) as endpoint:
         with pytest.raises(socket.gaierror, match="no address for IPv4 is known of 'six'"):
             await endpoint.request(("six", 7), b"x")
+
+
+# ------------------------------------------------------------------------------------------------- arguments
+
+
+class Asynchronous(udpguard.Correlator):
+    """Awaits what nobody awaits."""
+
+    async def request_key(self, data: bytes) -> bytes:  # type: ignore[override]
+        return data[:2]
+
+    async def reply_key(self, data: bytes) -> bytes:  # type: ignore[override]
+        return data[:2]
+
+
+ADDR = ("127.0.0.1", 7)
+ASKED: list[tuple[Callable[[Any], Any], str]] = [
+    (lambda endpoint: endpoint.request(b"x", ADDR), "the address comes first, then the data, as in request((host,"),
+    (lambda endpoint: endpoint.send(b"x", ADDR), "data must be bytes, not tuple: the address comes first"),
+    (lambda endpoint: endpoint.request(ADDR, "x"), "data must be bytes, not str: encode it, as in text.encode()"),
+    (lambda endpoint: endpoint.request(ADDR, None), "data must be bytes, not NoneType"),
+    (lambda endpoint: endpoint.request(ADDR, b"x", retry=3), "udpguard.Retry(attempts=3) sends up to 3 times"),
+    (lambda endpoint: endpoint.request(ADDR, b"x", retry=udpguard.Retry), "udpguard.Retry() sends up to 4 times"),
+    (lambda endpoint: endpoint.request(ADDR, b"x", retry=True), "not True: udpguard.Retry() sends up to 4 times"),
+]
+OPENED: list[tuple[dict[str, Any], str]] = [
+    ({"ports": 4}, "such as Ports(pool=4), not 4"),
+    ({"limits": 100}, "such as Limits(pending=1000), not 100"),
+    ({"correlate": udpguard.TransactionId}, "(a class: make one of it)"),
+    ({"correlate": (0, 2)}, "such as TransactionId(0, 2), not (0, 2)"),
+    ({"correlate": Asynchronous()}, "Asynchronous.request_key must be a plain function: write it with def"),
+]
+
+
+@pytest.mark.parametrize(("use", "says"), ASKED)
+async def test_an_argument_of_another_kind(use: Callable[[Any], Any], says: str) -> None:
+    async with opened() as endpoint:
+        with pytest.raises(TypeError) as caught:
+            await use(endpoint)
+        assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(("arguments", "says"), OPENED)
+async def test_an_argument_of_another_kind_in_opening(arguments: dict[str, Any], says: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        udpguard.open_endpoint(**arguments)
+    assert says in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import inspect
 from collections.abc import Callable, Hashable
 from typing import Final
 
@@ -266,7 +267,11 @@ def check_correlator(correlate: object) -> Correlator | None:
     if correlate is None:
         return None
     if not isinstance(correlate, Correlator):
-        raise TypeError(f"correlate must be a udpguard.Correlator such as TransactionId(0, 2), not {correlate!r}")
+        hint = "" if not isinstance(correlate, type) else " (a class: make one of it)"
+        raise TypeError(f"correlate must be a udpguard.Correlator such as TransactionId(0, 2), not {correlate!r}{hint}")
+    for method in (correlate.request_key, correlate.reply_key):
+        if inspect.iscoroutinefunction(method):
+            raise TypeError(f"{type(correlate).__name__}.{method.__name__} must be a plain function: write it with def")
     try:
         hash(correlate)
     except TypeError:

@@ -44,7 +44,8 @@ def checked_timeout(timeout: object) -> float:
     if timeout is None:
         return math.inf
     if not isinstance(timeout, (int, float)) or isinstance(timeout, bool):
-        raise TypeError(f"timeout must be seconds or None, not {timeout!r}")
+        hint = ": pass its total_seconds()" if hasattr(timeout, "total_seconds") else ""
+        raise TypeError(f"timeout must be seconds or None, not {timeout!r}{hint}")
     if not timeout > 0:
         raise ValueError(f"timeout must be more than 0 seconds, not {timeout!r} (None: no deadline)")
     try:
