@@ -23,6 +23,7 @@ from udpguard._errors import (
 )
 from udpguard._guard import Guard
 from udpguard._inbox import Inbox
+from udpguard._mistaken import used_with
 from udpguard._platform.routing import Routing, check_route, checked_routing
 from udpguard._sending import check_size, checked_data, sending_error
 from udpguard._transport import Channel
@@ -243,6 +244,7 @@ class _Call(Inbox[Reply]):
         self._is_new_round = True
 
 
+@used_with("async with endpoint.discover(addr, data) as replies:", "async for reply in replies:")
 class Discovery:
     """A question to many, and the answers as they come: `Client.discover` makes it.
 

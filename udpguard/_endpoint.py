@@ -16,6 +16,7 @@ from udpguard._context import Settings, checked_quota
 from udpguard._errors import InvalidAddressError
 from udpguard._guard import Guard, UnexpectedHook
 from udpguard._host import BoundSocket, host_of, open_channel
+from udpguard._mistaken import used_with
 from udpguard._platform.portable import is_dual_stack
 from udpguard._platform.sockets import check_users_socket, local_wire, open_sockets, prepare
 from udpguard._ports import Binder, PortKeeper, checked_ports
@@ -115,6 +116,7 @@ def _family_of(wire: Wire) -> socket.AddressFamily:
     return socket.AF_INET if len(wire) == IPV4_WIRE else socket.AF_INET6
 
 
+@used_with("async with udpguard.open_endpoint() as endpoint:")
 class EndpointOpener:
     """What `open_endpoint` returns: `await` it, or use it with `async with`; once."""
 
@@ -224,6 +226,7 @@ class EndpointOpener:
             raise OSError(error.errno, f"could not bind to {peer_of(where)}: {error.strerror}") from error
 
 
+@used_with("async with udpguard.open_endpoint() as endpoint:")
 class Endpoint(Client):
     """One UDP socket (or one of each family) that asks many servers and believes only the right ones.
 

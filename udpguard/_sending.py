@@ -10,7 +10,7 @@ from typing_extensions import Buffer
 
 from udpguard._errors import DatagramTooLargeError, InvalidAddressError, PeerUnreachableError, UdpGuardError
 from udpguard._platform.sockets import is_directed_broadcast
-from udpguard.core.address import IPV4_WIRE, Wire, is_unscoped_link_local, peer_of
+from udpguard.core.address import IPV4_WIRE, Wire, is_several, is_unscoped_link_local, peer_of
 
 # A UDP length field holds 65,535 with the header's 8 (RFC 768); IPv4 counts its own header of 20 in as well.
 _LARGEST_IPV4 = 65_507
@@ -28,10 +28,16 @@ def checked_data(data: object, *, what: str = "data") -> bytes:
     try:
         return memoryview(cast("Buffer", data)).tobytes()
     except TypeError:
-        hint = ": encode it, as in text.encode()" if isinstance(data, str) else ""
-        if isinstance(data, (tuple, list)) and what == "data":
-            hint = ": the address comes first, then the data, as in request((host, port), data)"
-        raise TypeError(f"{what} must be bytes, not {type(data).__name__}{hint}") from None
+        raise TypeError(f"{what} must be bytes, not {type(data).__name__}{_hint(data, what)}") from None
+
+
+def _hint(data: object, what: str) -> str:
+    """What to do about data of another kind."""
+    if isinstance(data, str):
+        return ": encode it, as in text.encode()"
+    if is_several(data) and what == "data":
+        return ": the address comes first, then the data, as in request((host, port), data)"
+    return ""
 
 
 def check_size(data: bytes, wire: Wire) -> None:

@@ -15,6 +15,7 @@ from udpguard._context import Context, Payload
 from udpguard._errors import EndpointClosedError, InvalidAddressError, TooManyPendingError, UdpGuardError, another
 from udpguard._guard import Guard
 from udpguard._inbox import Inbox
+from udpguard._mistaken import used_with
 from udpguard._outgoing import post
 from udpguard._ports import NoPortError
 from udpguard._sending import checked_data
@@ -114,6 +115,7 @@ class _Line(Inbox[bytes]):
         return True
 
 
+@used_with("async with endpoint.session(addr) as session:", "async for data in session:")
 class Session:
     """A conversation with one peer: `Client.session` makes it, `async with` opens it and ends it.
 

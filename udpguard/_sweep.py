@@ -29,6 +29,7 @@ from typing_extensions import Self, override
 
 from udpguard._context import Addresses, Context, Payload, Settings, checked_payload, parse_all
 from udpguard._errors import EndpointClosedError, InvalidAddressError
+from udpguard._mistaken import used_with
 from udpguard._platform.alarm import Alarm, open_alarm
 from udpguard._supply import Supply
 from udpguard._swept import Again, SweptExchange, Ticket
@@ -63,6 +64,7 @@ _FEW: Final = 64
 _A_LITTLE: Final = 0.001
 
 
+@used_with("async with endpoint.sweep(requests) as sweep:", "async for outcome in sweep:")
 class Sweep:
     """Very many questions, and their outcomes as they come: `async with` it, and `async for` the outcomes.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -135,3 +136,55 @@ async def test_an_argument_of_another_kind_in_opening(arguments: dict[str, Any],
     with pytest.raises(TypeError) as caught:
         udpguard.open_endpoint(**arguments)
     assert says in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------- a forgotten word
+
+OPEN = "write `async with udpguard.open_endpoint() as endpoint:`"
+SESSION = "write `async with endpoint.session(addr) as session:`, and in it `async for data in session:`"
+DISCOVER = "write `async with endpoint.discover(addr, data) as replies:`, and in it `async for reply in replies:`"
+SWEEP = "write `async with endpoint.sweep(requests) as sweep:`, and in it `async for outcome in sweep:`"
+MADE: list[tuple[Callable[[udpguard.Endpoint], Any], str]] = [
+    (lambda _: udpguard.open_endpoint(), OPEN),
+    (lambda endpoint: endpoint, OPEN),
+    (lambda endpoint: endpoint.session(ADDR), SESSION),
+    (lambda endpoint: endpoint.discover(ADDR, b"x"), DISCOVER),
+    (lambda endpoint: endpoint.sweep([]), SWEEP),
+]
+
+
+@pytest.mark.parametrize(("make", "right"), MADE)
+async def test_with_instead_of_async_with(make: Callable[[udpguard.Endpoint], Any], right: str) -> None:
+    async with opened() as endpoint:
+        with pytest.raises(TypeError) as caught:
+            with make(endpoint):
+                raise AssertionError("it was entered")
+        assert str(caught.value) == f"`with` needs `async` before it: {right}"
+
+
+@pytest.mark.parametrize(("make", "right"), MADE[2:])
+async def test_for_instead_of_async_for(make: Callable[[udpguard.Endpoint], Any], right: str) -> None:
+    async with opened() as endpoint:
+        with pytest.raises(TypeError) as caught:
+            list(make(endpoint))
+        assert str(caught.value) == f"`for` needs `async` before it: {right}"
+
+
+@pytest.mark.parametrize(("make", "right"), MADE[3:])
+async def test_await_instead_of_async_with(make: Callable[[udpguard.Endpoint], Any], right: str) -> None:
+    async with opened() as endpoint:
+        with pytest.raises(TypeError) as caught:
+            await make(endpoint)
+        assert f" is nothing to await: {right}" in str(caught.value)
+
+
+@pytest.mark.parametrize(("make", "right"), MADE[2:])
+async def test_reading_what_was_not_entered(make: Callable[[udpguard.Endpoint], Any], right: str) -> None:
+    async with opened() as endpoint:
+        with pytest.raises(RuntimeError, match="async with endpoint"):
+            await anext(aiter(make(endpoint)))
+
+
+async def test_frameworks_do_not_take_an_endpoint_for_something_to_await() -> None:
+    async with opened() as endpoint:
+        assert not inspect.isawaitable(endpoint)

@@ -19,3 +19,14 @@ async def mistakes(client: udpguard.Client, endpoint: udpguard.Endpoint) -> None
     udpguard.TransactionId(0, 2, 24)  # type: ignore[call-arg]
     udpguard.Correlator()  # type: ignore[abstract]
     udpguard.Retry().attempts = 3  # type: ignore[misc]
+
+
+async def forgotten_words(endpoint: udpguard.Endpoint) -> None:
+    await udpguard.open_endpoint().request(("192.0.2.1", 7), b"")  # type: ignore[attr-defined]
+    with udpguard.open_endpoint():  # type: ignore[attr-defined]
+        pass
+    with endpoint:  # type: ignore[attr-defined]
+        pass
+    for _ in endpoint.sweep([]):  # type: ignore[attr-defined]
+        pass
+    await endpoint.sweep([])  # type: ignore[misc]

@@ -26,7 +26,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Final, NamedTuple, TypeAlias, cast
+from typing import Final, NamedTuple, TypeAlias
 
 from typing_extensions import TypeIs, override
 
@@ -188,8 +188,8 @@ def parse(address: object, scope_index: Callable[[str], int], *, port_zero: bool
 
 
 def _no_address(address: object) -> str:
-    first = cast("Sequence[object]", address)[0] if isinstance(address, (list, tuple)) and address else None
-    if is_tuple(first):
+    if is_several(address) and address and is_tuple(address[0]):
+        first = address[0]
         return f"{address!r:.200} is a list: one address is wanted here, such as {first!r:.200}"
     general = ": pass (host, port), or the 4-tuple of an IPv6 socket address"
     return f"{address!r:.200} is not an address{_meant(address) or general}"
@@ -199,6 +199,11 @@ def _meant(address: object, after: str = ": ") -> str:
     """What to pass instead, where that can be told."""
     meant = suggestion(address)
     return f"{after}pass {meant}" if meant is not None else ""
+
+
+def is_several(value: object) -> TypeIs[list[object] | tuple[object, ...]]:
+    """Whether it is a list or a tuple, of which nothing more is known."""
+    return isinstance(value, (list, tuple))
 
 
 def is_tuple(value: object) -> TypeIs[tuple[object, ...]]:
