@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import sys
 import warnings
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn
 
 from typing_extensions import Self, override
 
@@ -105,7 +106,32 @@ def open_endpoint(
         raise ValueError(f"kernel_filter must be 'auto', 'on' or 'off', not {kernel_filter!r}")
     fixed = "sock" if sock is not None else "a port in local_addr" if where is not None and _port_of(where) else None
     guard = Guard(limits, on_unexpected, checked_ports(ports, fixed), kernel_filter)
-    return EndpointOpener(guard, where, sock, family, correlate, settings, allow_broadcast=bool(allow_broadcast))
+    return EndpointOpener(
+        guard, where, sock, family, correlate, settings, _caller(), allow_broadcast=bool(allow_broadcast)
+    )
+
+
+class Place(NamedTuple):
+    """A line of a program.
+
+    Attributes:
+        file: Its file.
+        line: Its number.
+        module: The module's name.
+    """
+
+    file: str
+    line: int
+    module: str
+
+
+def _caller() -> Place:
+    """The line that calls `open_endpoint`: of a forgotten endpoint tracemalloc tells that only if it runs already."""
+    try:
+        frame = sys._getframe(2)
+    except (AttributeError, ValueError):  # an interpreter without frames, or an embedded one
+        return Place("<unknown>", 0, "<unknown>")
+    return Place(frame.f_code.co_filename, frame.f_lineno, str(frame.f_globals.get("__name__", "<unknown>")))
 
 
 def _port_of(where: Wire | HostName) -> int:
@@ -128,6 +154,7 @@ class EndpointOpener:
         family: int,
         correlate: Correlator | None,
         settings: Settings,
+        opened_at: Place,
         *,
         allow_broadcast: bool,
     ) -> None:
@@ -137,6 +164,7 @@ class EndpointOpener:
         self._family = family
         self._correlate = correlate
         self._settings = settings
+        self._opened_at = opened_at
         self._allow_broadcast = allow_broadcast
         self._used = False
         self._endpoint: Endpoint | None = None
@@ -187,6 +215,7 @@ class EndpointOpener:
             self._correlate,
             self._settings,
             local,
+            self._opened_at,
             allow_broadcast=self._allow_broadcast,
         )
 
@@ -241,12 +270,14 @@ class Endpoint(Client):
         correlate: Correlator | None,
         settings: Settings,
         local: tuple[Peer, ...],
+        opened_at: Place,
         *,
         allow_broadcast: bool,
     ) -> None:
         quota = checked_quota(guard.registry.limits.in_flight_per_peer)
         super().__init__(guard, resolver, correlate, settings, quota, allow_broadcast=allow_broadcast)
         self._local = local
+        self._opened_at = opened_at
 
     def client(
         self,
@@ -376,10 +407,13 @@ class Endpoint(Client):
                 channel.abort()
             guard.close()
         where = ", ".join(map(str, self._local))
-        warnings.warn(
-            f"the endpoint at {where} was never closed: "
+        file, line, module = self._opened_at
+        warnings.warn_explicit(
+            f"the endpoint at {where}, opened at {file}:{line}, was never closed: "
             f"use `async with udpguard.open_endpoint() as endpoint`, or close() it",
             ResourceWarning,
+            file,
+            line,
+            module,
             source=self,
-            stacklevel=2,
         )

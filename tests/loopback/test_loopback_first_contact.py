@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import socket
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -188,3 +192,44 @@ async def test_reading_what_was_not_entered(make: Callable[[udpguard.Endpoint], 
 async def test_frameworks_do_not_take_an_endpoint_for_something_to_await() -> None:
     async with opened() as endpoint:
         assert not inspect.isawaitable(endpoint)
+
+
+# -------------------------------------------------------------------------------------------- a forgotten end
+
+
+async def forgotten() -> int:
+    """Open an endpoint and forget it; the line where that was done."""
+    line = inspect.currentframe().f_lineno + 1  # type: ignore[union-attr]
+    endpoint = await udpguard.open_endpoint()
+    assert endpoint.local_addr.port
+    del endpoint
+    gc.collect()
+    return line
+
+
+async def test_a_forgotten_endpoint_is_shown_where_it_was_opened() -> None:
+    with pytest.warns(ResourceWarning) as caught:
+        line = await forgotten()
+    assert [(warning.filename, warning.lineno) for warning in caught] == [(__file__, line)]
+    assert f", opened at {__file__}:{line}, was never closed: use `async with" in str(caught[0].message)
+
+
+FORGETFUL = """
+import asyncio, udpguard
+
+async def main():
+    endpoint = await udpguard.open_endpoint()
+    endpoint.held = endpoint
+
+asyncio.run(main())
+"""
+
+
+def test_python_shows_the_line_that_opened_it(tmp_path: Path) -> None:
+    program = tmp_path / "forgetful.py"
+    program.write_text(FORGETFUL, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", str(program)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert f"{program}:5: ResourceWarning: the endpoint at " in done.stderr
+    assert done.stderr.splitlines()[1].strip() == "endpoint = await udpguard.open_endpoint()"
