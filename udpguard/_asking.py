@@ -8,7 +8,7 @@ depends on which way a request takes.
 
 from __future__ import annotations
 
-from asyncio import get_running_loop
+from asyncio import _get_running_loop
 from collections.abc import Hashable
 
 from udpguard._guard import Guard
@@ -56,7 +56,7 @@ class Asker:
         """
         guard = self._guard
         loop = guard.loop
-        if guard.closed or loop is None or get_running_loop() is not loop:
+        if guard.closed or loop is None or _get_running_loop() is not loop:
             loop = guard.check_loop()
         try:
             wire = known_wires.get(addr)

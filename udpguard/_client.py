@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Generator
-from typing import Literal, cast
+from typing import Literal, NoReturn, cast
 
-from typing_extensions import Buffer, Self
+from typing_extensions import Buffer, Self, override
 
 from udpguard._asking import Asker
 from udpguard._context import Addresses, Context, Payload, Settings
@@ -130,6 +130,10 @@ class Client:
         seconds = settings.timeout or DEFAULT_TIMEOUT
         self._asker = Asker(guard, correlator, book, seconds) if is_plain else None
         """The short way, where requests need nothing but one reply unless the call says otherwise."""
+
+    @override
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"a udpguard.{type(self).__name__} can't be copied or pickled: open one in each process")
 
     # ------------------------------------------------------------------------------------------------ asking
 

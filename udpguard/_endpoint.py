@@ -373,7 +373,16 @@ class Endpoint(Client):
         return self._guard.channels[0].get_extra_info(name, default)
 
     def close(self) -> None:
-        """Close it. What is pending fails, each with an `EndpointClosedError` of its own."""
+        """Close it. What is pending fails, each with an `EndpointClosedError` of its own.
+
+        Raises:
+            RuntimeError: Its event loop runs in another thread.
+        """
+        if not self._guard.closed and self._guard.is_in_other_thread():
+            raise RuntimeError(
+                "the endpoint belongs to the event loop of another thread: close it there, "
+                "with loop.call_soon_threadsafe(endpoint.close)"
+            )
         self._guard.close()
         self._context.resolver.close()
 

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import math
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
@@ -130,6 +131,8 @@ class Guard:
         self.outbox: Outbox = Outbox(self)
         self.screens: Screens = Screens(self, kernel_filter)
         self.loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        """In which it was bound to the loop."""
         self.clock: Callable[[], float] = time.monotonic
         self.closed: bool = False
         self.paused: set[object] = set()
@@ -161,6 +164,7 @@ class Guard:
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
         """Belong to a loop from now on."""
         self.loop = loop
+        self._thread = threading.get_ident()
         self.host = host_of(loop)
         # uvloop's time() stands still for up to a millisecond; both loops count CLOCK_MONOTONIC. A loop with a clock
         # of its own, as for simulations, is asked.
@@ -179,15 +183,40 @@ class Guard:
             RuntimeError: No loop runs, or another one.
         """
         if self.closed:
-            raise EndpointClosedError("the endpoint is closed: open a new one")
-        loop = asyncio.get_running_loop()
-        if loop is not self.loop:
-            if self.loop is not None:
-                raise RuntimeError(
-                    "the endpoint belongs to another event loop: open one in each loop (asyncio.run starts a new one)"
-                )
+            raise EndpointClosedError(
+                "the endpoint is closed: ask inside of its `async with udpguard.open_endpoint() as endpoint:`, "
+                "or open a new one"
+            )
+        loop = asyncio._get_running_loop()
+        if loop is None or (loop is not self.loop and self.loop is not None):
+            raise RuntimeError(self._why_not_here(loop))
+        if self.loop is None:
             self.bind(loop)
         return loop
+
+    def _why_not_here(self, running: object) -> str:
+        """What is wrong with who asks in this loop, or in none."""
+        if self.loop is not None and self.is_in_other_thread():
+            return (
+                "the endpoint belongs to the event loop of another thread: open one here as well, or ask there, "
+                "with asyncio.run_coroutine_threadsafe(endpoint.request(…), loop)"
+            )
+        if running is None:
+            return (
+                "no event loop runs here: ask in a coroutine that asyncio.run(…) runs; "
+                "and in a process that was forked, open a new endpoint"
+            )
+        if self.loop is not None and self.loop.is_closed():
+            return (
+                "the endpoint belongs to another event loop, which is closed: each asyncio.run() starts a new one, "
+                "so open the endpoint in the coroutine that it runs"
+            )
+        return "the endpoint belongs to another event loop: open one in each loop (asyncio.run() starts a new one)"
+
+    def is_in_other_thread(self) -> bool:
+        """Whether its loop runs, but not in this thread."""
+        # In a process that was forked the loop seems to go on.
+        return self.loop is not None and self.loop.is_running() and threading.get_ident() != self._thread
 
     def add_channel(self, channel: Channel) -> None:
         """Send through a socket, from the next of the endpoint's own ports, and close it in the end."""
@@ -669,7 +698,7 @@ class Guard:
         self.screens.close()
         try:
             for entry in self.registry.close(self.clock()):
-                error = EndpointClosedError("the endpoint was closed while this was pending")
+                error = closed_meanwhile()
                 error.__cause__ = cause
                 with contextlib.suppress(RuntimeError):  # a closed loop takes no calls: nobody is left to tell
                     settle_error(entry, error)
@@ -725,6 +754,13 @@ def refusal_of(error: NetworkError) -> PeerRefusedError:
         f"{peer} refused: ICMP says that nothing listens on that port{by}; "
         f"is the server up, and is this its address and port?",
         peer=peer,
+    )
+
+
+def closed_meanwhile() -> EndpointClosedError:
+    """What is told to who waits when the endpoint is closed."""
+    return EndpointClosedError(
+        "the endpoint was closed while this was pending: await it before its `async with` ends, or close() is called"
     )
 
 

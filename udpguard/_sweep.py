@@ -29,6 +29,7 @@ from typing_extensions import Self, override
 
 from udpguard._context import Addresses, Context, Payload, Settings, checked_payload, parse_all
 from udpguard._errors import EndpointClosedError, InvalidAddressError
+from udpguard._guard import closed_meanwhile
 from udpguard._mistaken import used_with
 from udpguard._platform.alarm import Alarm, open_alarm
 from udpguard._supply import Supply
@@ -456,7 +457,7 @@ class Engine(Bulk):
             self.gate.free -= len(asked)
             for question in [question for question in asked if not question.ended]:
                 guard.registry.end(question, None)
-                self.fail(question, EndpointClosedError("the endpoint was closed while this was pending"))
+                self.fail(question, closed_meanwhile())
             return [*rest, *strange]
         if asked:
             self._note_asked(asked, now)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import inspect
+import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -13,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback_kit import Names, Server, echo, opened
+from loopback_kit import SOON, Names, Server, echo, loop_factory, opened
 
 import udpguard
 
@@ -233,3 +236,130 @@ def test_python_shows_the_line_that_opened_it(tmp_path: Path) -> None:
     )
     assert f"{program}:5: ResourceWarning: the endpoint at " in done.stderr
     assert done.stderr.splitlines()[1].strip() == "endpoint = await udpguard.open_endpoint()"
+
+
+# -------------------------------------------------------------------------------------- another loop, or none
+
+
+async def opening() -> udpguard.Endpoint:
+    return await udpguard.open_endpoint()
+
+
+async def refusal(endpoint: udpguard.Endpoint) -> str:
+    with pytest.raises(RuntimeError) as caught:
+        await endpoint.request(ADDR, b"x")
+    return str(caught.value)
+
+
+def test_asyncio_run_twice() -> None:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        endpoint = runner.run(opening())
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        assert "which is closed: each asyncio.run() starts a new one, so open the" in runner.run(refusal(endpoint))
+    endpoint.close()
+
+
+def test_a_second_loop_beside_the_first() -> None:
+    with asyncio.Runner(loop_factory=loop_factory()) as one, asyncio.Runner(loop_factory=loop_factory()) as two:
+        endpoint = one.run(opening())
+        assert "belongs to another event loop: open one in each loop" in two.run(refusal(endpoint))
+        one.get_loop().call_soon(endpoint.close)
+        one.run(endpoint.wait_closed())
+
+
+def test_a_request_outside_of_any_loop() -> None:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        endpoint = runner.run(opening())
+        for use in (lambda: endpoint.request(ADDR, b"x").send(None), lambda: endpoint.expect(ADDR)):
+            with pytest.raises(RuntimeError, match=r"no event loop runs here: ask in a coroutine that asyncio\.run"):
+                use()
+        endpoint.close()
+        runner.run(endpoint.wait_closed())
+
+
+async def test_another_thread_asks_and_closes() -> None:
+    def elsewhere() -> list[str]:
+        said = [asyncio.run(refusal(endpoint))]
+        for use in (lambda: endpoint.expect(ADDR), endpoint.close):
+            with pytest.raises(RuntimeError) as caught:
+                use()
+            said.append(str(caught.value))
+        answer = asyncio.run_coroutine_threadsafe(endpoint.request(server.addr, b"x", timeout=5.0), loop)
+        return [*said, answer.result(SOON).decode()]
+
+    loop = asyncio.get_running_loop()
+    async with Server(echo) as server, opened() as endpoint:
+        asked, expected, closed, answer = await asyncio.to_thread(elsewhere)
+        assert "the event loop of another thread" in asked
+        assert "asyncio.run_coroutine_threadsafe(endpoint.request(…), loop)" in asked
+        assert expected == asked
+        assert "close it there, with loop.call_soon_threadsafe(endpoint.close)" in closed
+        assert answer == "x"
+        assert not endpoint.is_closing()
+
+
+FORKED = """
+import asyncio, os, socket, sys, udpguard
+
+async def main():
+    server, _ = await asyncio.get_running_loop().create_datagram_endpoint(Echo, local_addr=("127.0.0.1", 0))
+    address = server.get_extra_info("sockname")
+    async with udpguard.open_endpoint() as endpoint:
+        child = os.fork()
+        if not child:
+            try:
+                await endpoint.request(address, b"x")
+            except RuntimeError as error:
+                print(error, flush=True)
+            endpoint.close()
+            os._exit(0)
+        os.waitpid(child, 0)
+        print(await endpoint.request(address, b"from the parent", timeout=5.0))
+    server.close()
+
+class Echo(asyncio.DatagramProtocol):
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def datagram_received(self, data, addr):
+        self.transport.sendto(data, addr)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_child_that_was_forked_is_told_and_costs_the_parent_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=60, check=True)
+    told, answer = done.stdout.splitlines()
+    assert "in a process that was forked, open a new endpoint" in told
+    assert answer == "b'from the parent'"
+
+
+@pytest.mark.parametrize("take", [copy.copy, copy.deepcopy, pickle.dumps])
+async def test_an_endpoint_can_not_be_copied_or_pickled(take: Callable[[object], object]) -> None:
+    async with opened() as endpoint:
+        for one, name in ((endpoint, "Endpoint"), (endpoint.client(), "Client")):
+            with pytest.raises(TypeError, match=f"a udpguard.{name} can't be copied or pickled: open one in each"):
+                take(one)
+        gc.collect()
+        assert not endpoint.is_closing()
+
+
+# ----------------------------------------------------------------------------------------------- after the end
+
+
+async def test_asking_after_the_end() -> None:
+    async with udpguard.open_endpoint() as endpoint:
+        pass
+    with pytest.raises(udpguard.EndpointClosedError, match="ask inside of its `async with udpguard"):
+        await endpoint.request(ADDR, b"x")
+
+
+async def test_closing_while_something_is_pending() -> None:
+    async with Server() as server:
+        async with udpguard.open_endpoint() as endpoint:
+            task = asyncio.ensure_future(endpoint.request(server.addr, b"x"))
+            await server.next()
+        with pytest.raises(udpguard.EndpointClosedError, match="await it before its `async with` ends"):
+            await task
