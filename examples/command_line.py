@@ -54,6 +54,12 @@ def complaint(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def complaint_of(server: Server, error: Exception) -> str:
+    """What went wrong with a server, in a line that names it: most errors do that themselves."""
+    text = complaint(error)
+    return text if str(server) in text or isinstance(error, socket.gaierror) else f"{server}: {text}"
+
+
 def shown(text: str) -> str:
     """What others wrote, without what would have the terminal do something."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

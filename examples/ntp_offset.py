@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import secrets
-import socket
 import struct
 import sys
 import time
@@ -111,7 +110,7 @@ async def ask(endpoint: udpguard.Endpoint, server: Server) -> bool:
     try:
         reply = await endpoint.exchange(server, request, accept=accept)
     except (OSError, udpguard.UdpGuardError) as error:
-        print(complaint(server, error), file=sys.stderr)
+        print(command_line.complaint_of(server, error), file=sys.stderr)
         return False
     code = kiss_code(reply.data)
     if code:
@@ -123,12 +122,6 @@ async def ask(endpoint: udpguard.Endpoint, server: Server) -> bool:
         flush=True,
     )
     return True
-
-
-def complaint(server: Server, error: Exception) -> str:
-    """Why there is no answer, in a line that names the server: most errors do that themselves."""
-    text = command_line.complaint(error)
-    return text if str(server) in text or isinstance(error, socket.gaierror) else f"{server}: {text}"
 
 
 async def run(servers: list[Server], timeout: float) -> int:
