@@ -55,10 +55,17 @@ def test_help(script: str) -> None:
     assert not done.stderr
 
 
+# What they take, where it isn't two words of any kind.
+TAKEN = {
+    "ask.py": ["127.0.0.1:53", "00"],
+    "snmp_get.py": ["127.0.0.1", "1.3.6.1"],
+}
+
+
 @pytest.mark.parametrize("script", TAKES_ARGUMENTS)
 def test_an_unknown_option_is_refused(script: str) -> None:
-    fine = ["127.0.0.1:53", "00"] if script == "ask.py" else ["127.0.0.1", "@127.0.0.1:53"]
-    check_refused(run(script, "--no-such-option", *fine), "--no-such-option")
+    taken = TAKEN.get(script, ["127.0.0.1", "@127.0.0.1:53"])
+    check_refused(run(script, "--no-such-option", *taken), "--no-such-option")
 
 
 # Each of these ends by itself, and prints something on the way.

@@ -85,15 +85,8 @@ def silent() -> Iterator[tuple[str, int]]:
 def run_example() -> Callable[..., str]:
     """Run one of the examples as a user would, and give what it printed."""
 
-    def run(name: str, *arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, str(EXAMPLES / name), *arguments],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+    def run(name: str, *arguments: str, typed: str = "") -> str:
+        done = _run_example(name, *arguments, typed=typed)
         assert done.returncode == 0, f"{name} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
         assert not done.stderr
         return done.stdout
@@ -101,13 +94,47 @@ def run_example() -> Callable[..., str]:
     return run
 
 
+@pytest.fixture
+def run_failing() -> Callable[..., str]:
+    """Run one of the examples where it can't succeed, and give all that it printed."""
+
+    def run(name: str, *arguments: str, typed: str = "") -> str:
+        done = _run_example(name, *arguments, typed=typed)
+        assert done.returncode == 1, f"{name} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done.stdout + done.stderr
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def start() -> Iterator[Callable[[AbstractContextManager[Server]], Server]]:
+    """Start a server, which then runs until the last test has ended."""
+    with ExitStack() as stack:
+        yield lambda server: _started(stack, server)
+
+
+def _run_example(name: str, *arguments: str, typed: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *arguments],
+        input=typed,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 def _running(server: AbstractContextManager[Server]) -> Iterator[Server]:
     with ExitStack() as stack:
-        try:
-            started = stack.enter_context(server)
-        except interop_servers.UnavailableError as error:
-            pytest.skip(str(error))
-        yield started
+        yield _started(stack, server)
+
+
+def _started(stack: ExitStack, server: AbstractContextManager[Server]) -> Server:
+    try:
+        return stack.enter_context(server)
+    except interop_servers.UnavailableError as error:
+        pytest.skip(str(error))
 
 
 def _has_ipv6_loopback() -> bool:
