@@ -2,64 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import ModuleType
 
 import pytest
 from example_kit import HASTY, PATIENT, check_refused, imported, lines_of, needs_icmp, needs_ipv6, run
+from example_snmp import GET, INTEGER, NULL, OID, RESPONSE, SEQUENCE, STRING, asked, ber, bound, message, name
 from hypothesis import given
 from hypothesis import strategies as st
 
 from udpguard.testing import Answer, Handler, Request, Server, silent
 
 NAME, UPTIME = "1.3.6.1.2.1.1.5.0", "1.3.6.1.2.1.1.3.0"
-NAME_IN_BER = bytes.fromhex("06082b06010201010500")
-INTEGER, STRING, NULL, OID, SEQUENCE, RESPONSE = 0x02, 0x04, 0x05, 0x06, 0x30, 0xA2
-THE_NAME = bytes((STRING, 5)) + b"lamp1"
-
-
-def ber(tag: int, *contents: bytes) -> bytes:
-    """A value with as short a length as there is."""
-    content = b"".join(contents)
-    size = len(content)
-    length = bytes((size,)) if size < 128 else bytes((0x82, size >> 8, size & 0xFF))
-    return bytes((tag,)) + length + content
-
-
-def number(value: int) -> bytes:
-    return ber(INTEGER, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
-
-
-def bound(value: bytes, oid: bytes = NAME_IN_BER) -> bytes:
-    return ber(SEQUENCE, oid, value)
-
-
-def asked_id(request: bytes) -> int:
-    """The request-id of a request with the community "public": a short one, so that all is where it is."""
-    assert request[:13] == bytes((SEQUENCE, len(request) - 2)) + b"\x02\x01\x01\x04\x06public"
-    assert request[13] == 0xA0
-    assert request[15] == INTEGER
-    return int.from_bytes(request[17 : 17 + request[16]], "big", signed=True)
-
-
-def message(
-    request: bytes,
-    *bindings: bytes,
-    off: int = 0,
-    status: int = 0,
-    index: int = 0,
-    kind: int = RESPONSE,
-    version: int = 1,
-    community: bytes = b"public",
-) -> bytes:
-    """An honest answer, unless some of it is not."""
-    pdu = ber(kind, number(asked_id(request) + off), number(status), number(index), ber(SEQUENCE, *bindings))
-    return ber(SEQUENCE, number(version), ber(STRING, community), pdu)
+OF_NAME = tuple(map(int, NAME.split(".")))
+THE_NAME = bound(OF_NAME, ber(STRING, b"lamp1"))
 
 
 def honest(request: Request) -> bytes:
-    return message(request.data, bound(THE_NAME))
+    return message(asked(request.data).request_id, THE_NAME)
 
 
 async def told(handler: Handler, *arguments: str, timeout: str = PATIENT) -> tuple[int, list[str], str]:
@@ -75,7 +36,11 @@ async def told(handler: Handler, *arguments: str, timeout: str = PATIENT) -> tup
 
 
 async def test_a_value() -> None:
-    assert await told(honest) == (0, [f'.{NAME} = STRING: "lamp1"'], "")
+    async with Server(honest) as server:
+        done = await lines_of("snmp_get.py", str(server.address), NAME)
+        question = asked(server.requests[0].data)
+    assert done == (0, [f'.{NAME} = STRING: "lamp1"'], [])
+    assert question._replace(request_id=0) == (b"public", GET, 0, 0, 0, [OF_NAME])
 
 
 @needs_ipv6
@@ -93,27 +58,28 @@ async def test_a_request_that_was_lost_is_sent_again() -> None:
 
 
 async def test_what_strangers_and_forgers_say_is_passed_over() -> None:
-    lie = bound(ber(STRING, b"liar"))
+    lie = bound(OF_NAME, ber(STRING, b"liar"))
 
     def beset(request: Request) -> list[bytes | Answer]:
-        data = request.data
+        key = asked(request.data).request_id
         return [
             b"",
-            data,
+            request.data,
             b"\x30",
-            b"\x30\x80" + message(data, lie)[2:] + b"\0\0",  # without a length
-            message(data, lie)[:-1],
-            message(data, lie) + b"\0",
-            message(data, lie, off=1),
-            message(data, lie, kind=0xA0),
-            message(data, lie, version=0),
-            message(data, lie, community=b"other"),
-            message(data, bound(ber(STRING, b"liar"), ber(OID, b"\x2b\x06\x01"))),
-            message(data, lie, lie),
-            message(data),
-            message(data, ber(SEQUENCE, NAME_IN_BER)),
-            message(data, bound(ber(0x40, b"12345"))),  # no such IP address
-            Answer(message(data, lie), sent_from="port"),
+            b"\x30\x80" + message(key, lie)[2:] + b"\0\0",  # without a length
+            message(key, lie)[:-1],
+            message(key, lie) + b"\0",
+            message(key + 1, lie),
+            message(key, lie, kind=GET),
+            message(key, lie, version=0),
+            message(key, lie, community=b"other"),
+            message(key, ber(SEQUENCE, name(OF_NAME), ber(STRING, b"liar"), ber(STRING, b"liar"))),
+            message(key, bound((1, 3, 6, 1), ber(STRING, b"liar"))),
+            message(key, lie, lie),
+            message(key),
+            message(key, ber(SEQUENCE, name(OF_NAME))),
+            message(key, bound(OF_NAME, ber(0x40, b"12345"))),  # no such IP address
+            Answer(message(key, lie), sent_from="port"),
             honest(request),
         ]
 
@@ -131,7 +97,7 @@ async def test_what_strangers_and_forgers_say_is_passed_over() -> None:
 )
 async def test_an_error_of_the_agents_is_told(status: int, index: int, words: str) -> None:
     def unwilling(request: Request) -> bytes:
-        return message(request.data, status=status, index=index)
+        return message(asked(request.data).request_id, status=status, index=index)
 
     assert await told(unwilling, NAME, UPTIME) == (1, [], words)
 
@@ -159,17 +125,14 @@ async def test_an_agent_that_is_not_there() -> None:
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (lambda request: message(request.data, bound(THE_NAME), community=b"x"), "another version or community"),
-        (lambda request: message(request.data), "it has other OIDs than were asked for"),
-        (lambda request: message(request.data, ber(SEQUENCE)), "it binds no value to an OID"),
-        (
-            lambda request: message(request.data, bound(THE_NAME), off=1),
-            "had another transaction id, or accept refused it",
-        ),
+        (lambda key: message(key, THE_NAME, community=b"x"), "another version or community"),
+        (lambda key: message(key), "it has other OIDs than were asked for"),
+        (lambda key: message(key, ber(SEQUENCE)), "it binds no value to an OID"),
+        (lambda key: message(key + 1, THE_NAME), "had another transaction id, or accept refused it"),
     ],
 )
-async def test_what_was_wrong_with_an_answer_is_told(answer: Handler, words: str) -> None:
-    status, out, err = await told(answer, timeout=HASTY)
+async def test_what_was_wrong_with_an_answer_is_told(answer: Callable[[int], bytes], words: str) -> None:
+    status, out, err = await told(lambda request: answer(asked(request.data).request_id), timeout=HASTY)
     assert (status, out) == (1, [])
     assert err.startswith("no reply from … in 0.3 s (1 sent); ")
     assert words in err
@@ -245,8 +208,7 @@ def test_lengths_come_back(snmp_get: ModuleType, size: int) -> None:
 def test_no_bytes_off_the_wire_do_harm(snmp_get: ModuleType, data: bytes, start: int, sane: bool) -> None:
     """At random, and an answer that goes wrong somewhere."""
     if sane:
-        asked = snmp_get.request("public", 5, [(1, 3, 6, 1, 2, 1, 1, 5, 0)])
-        data = message(asked, bound(THE_NAME))[:start] + data
+        data = message(5, THE_NAME)[:start] + data
     assert isinstance(snmp_get.RequestId().reply_key(data), int | None)
     with suppress(ValueError):
         snmp_get.bound(snmp_get.opened(data, RESPONSE).bindings)

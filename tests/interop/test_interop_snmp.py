@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 import interop_snmp
@@ -79,3 +79,51 @@ def test_a_wrong_community_is_met_with_silence(snmpd: Server, run_failing: Calla
     printed = run_failing("snmp_get.py", snmpd.at, "-c", "wrong", "--timeout", "0.5", NAME)
     assert printed.startswith(f"no reply from {snmpd.at} in 0.5 s (1 sent); ")
     assert printed.endswith("; an agent that doesn't know the community is silent, too\n")
+
+
+@pytest.mark.parametrize("root", [SYSTEM, f"{SYSTEM}.9", "1.3.6.1.6.3", "1.3.6.1.6.3.16"])
+def test_a_walk_gives_what_snmpbulkwalk_gives(snmpd: Server, run_example: Callable[..., str], root: str) -> None:
+    """In the same order, with the same values but for the time; the last two end at the end of all."""
+    printed = run_example("clients/snmp_walk.py", snmpd.host, str(snmpd.port), COMMUNITY, root).splitlines()
+    values = [tuple(f".{line}".split(" = ", 1)) for line in printed]
+    expected = list(read(told("snmpbulkwalk", snmpd, root)))
+    assert len(values) > 20
+    assert [oid for oid, _ in values] == [oid for oid, _ in expected]
+    assert [each for each in values if each[0] != f".{UPTIME}"] == [
+        each for each in expected if each[0] != f".{UPTIME}"
+    ]
+
+
+def read(lines: list[str]) -> Iterator[tuple[str, str]]:
+    """OIDs and values as the walk shows them, from what net-snmp's tool prints."""
+    # Bytes in hexadecimal go on in the next line.
+    for line in re.sub(r"\n(?!\.)", "", "\n".join(lines)).splitlines():
+        oid, shown = line.split(" = ", 1)
+        kind, colon, value = shown.partition(": ")
+        if "No more variables" in shown:
+            continue
+        if not colon:
+            assert shown == '""'
+            yield oid, "b''"
+        elif kind == "STRING":
+            yield oid, repr(re.sub(r"\\(.)", r"\1", value[1:-1]).encode())
+        elif kind == "Hex-STRING":
+            yield oid, repr(bytes.fromhex(value))
+        elif kind == "OID":
+            yield oid, repr(tuple(map(int, value.split(".")[1:])))
+        elif kind == "Timeticks":
+            yield oid, value[1:].partition(")")[0]
+        else:
+            assert kind in {"INTEGER", "Counter32", "Gauge32", "Counter64"}
+            yield oid, value
+
+
+def test_a_walk_of_all_there_is_comes_to_its_end(snmpd: Server, run_example: Callable[..., str]) -> None:
+    """Hundreds of values, of which others change meanwhile: but these are among them."""
+    printed = run_example("clients/snmp_walk.py", snmpd.host, str(snmpd.port), COMMUNITY, "1.3").splitlines()
+    assert len(printed) > 200
+    assert len(set(printed)) == len(printed)
+    names = [tuple(map(int, line.split(" = ")[0].split("."))) for line in printed]
+    assert names == sorted(names)
+    for line in run_example("clients/snmp_walk.py", snmpd.host, str(snmpd.port), COMMUNITY, "1.3.6.1.6.3").splitlines():
+        assert line in printed or line.startswith("1.3.6.1.6.3.10.2.1.3.0 ")  # seconds since its start
