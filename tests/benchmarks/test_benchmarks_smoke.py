@@ -156,7 +156,8 @@ class TestCommand:
         assert [
             sorted(run.keys() & {"tasks_us", "with_udpguard_us", "socket_us"}) for run in ended.runs("profile")
         ] == [["socket_us", "tasks_us", "with_udpguard_us"]]
-        drawn = {"pending.svg", "junk.svg", "drain.svg"} if HAS_MATPLOTLIB else set()
+        names = ("pending", "junk", "drain") if HAS_MATPLOTLIB else ()
+        drawn = {f"{name}{kind}" for name in names for kind in (".svg", ".dark.svg")}
         assert {path.name for path in plots.glob("*")} == drawn
         assert ("pip install 'udpguard[bench]'" in ended.err) is not HAS_MATPLOTLIB
 
