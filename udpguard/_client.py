@@ -168,6 +168,7 @@ class Client:
             ReplyTimeoutError: No reply that was accepted came in time; the message says why that may be.
             PeerRefusedError: Nothing listens on that port: an ICMP message says so that quotes this request (Linux).
             PeerUnreachableError: It could not be sent to any of the addresses.
+            ForgerySuspectedError: More datagrams with a wrong key came than `Limits.near_misses` allows.
             InvalidAddressError: An address is malformed, or of a kind that can't answer.
             DatagramTooLargeError: The datagram is more than UDP, or the path, carries.
             DuplicateTransactionError: Its transaction id is pending for this peer already.
