@@ -94,12 +94,17 @@ class Asker:
         )
         if question is None:
             return None
+        if original is not None:
+            assert isinstance(correlator, TransactionId)
+            try:
+                data = correlator.stamped(data, assigned_id(question))
+            except BaseException:  # of a class derived from it
+                self._registry.unsend(question)
+                self._registry.end(question, None)
+                raise
         if guard.closed:  # a foreign key compares as it likes
             self._registry.end(question, None)
             guard.check_loop()
-        if original is not None:
-            assert isinstance(correlator, TransactionId)
-            data = correlator.stamped(data, assigned_id(question))
         outbox = self._outbox
         if now < outbox.turn_ends:
             posted = channel.posted

@@ -5,18 +5,25 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
+import os
 import random
+import sys
+import zlib
 from collections.abc import Hashable
 from typing import Any
 
 import pytest
-from loopback_kit import Server, assert_idle, cancelled, echo, opened, turns, until
+from loopback_kit import Server, assert_idle, cancelled, closed_port, echo, opened, turns, until
 
 import udpguard
 from udpguard import Correlator, Limits, Reason, Retry, TransactionId
 
 KEYED = TransactionId(0, 2)
 ASSIGNED = TransactionId(0, 2, assign=True)
+
+needs_icmp = pytest.mark.skipif(
+    sys.platform != "linux" or os.environ.get("UDPGUARD_BACKEND") == "portable", reason="dead servers are silent here"
+)
 
 
 def ask(client: udpguard.Client, server: Server, data: Any = b"x", **kwargs: Any) -> asyncio.Task[bytes]:
@@ -460,6 +467,96 @@ async def test_different_correlators_of_ones_own_do_not_share_keys() -> None:
         for data in (b"[k] a", b"[k] b"):
             server.send(data, addr)
         assert sorted(await asyncio.gather(first, second)) == [b"[k] a", b"[k] b"]
+
+
+class Sealed(TransactionId):
+    """An id that a checksum at the end covers, in requests and in replies."""
+
+    def stamped(self, data: bytes, key: bytes) -> bytes:
+        return seal(super().stamped(data, key)[:-4])
+
+    def restored(self, data: bytes, original: bytes) -> bytes:
+        return data
+
+
+def seal(data: bytes) -> bytes:
+    return data + zlib.crc32(data).to_bytes(4, "big")
+
+
+def is_sealed(data: bytes) -> bool:
+    return seal(data[:-4]) == data
+
+
+SEALED = Sealed(0, 2, assign=True)
+UNSEALED = b"\0\0what?\0\0\0\0"
+
+
+async def answer_sealed(server: Server) -> bytes:
+    """Answer the next request; returns it."""
+    data, addr = await server.next()
+    assert is_sealed(data)
+    server.send(seal(data[:2] + b"that!"), addr)
+    return data
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"retry": Retry(initial=30.0)}, {"accept": lambda reply: is_sealed(reply.data)}, {"reply_from": "host"}],
+    ids=["plain", "retry", "accept", "host"],
+)
+async def test_ids_under_a_checksum(how: dict[str, Any]) -> None:
+    """What is sent fits the id that it leaves with, and the reply stays as it came."""
+    async with Server() as server, opened(correlate=SEALED) as endpoint:
+        task = ask(endpoint, server, UNSEALED, **how)
+        data = await answer_sealed(server)
+        assert await task == seal(data[:2] + b"that!")
+
+
+async def test_ids_under_a_checksum_in_a_sweep_and_a_discovery() -> None:
+    async with Server() as server, opened(correlate=SEALED) as endpoint:
+        async with endpoint.sweep([(server.addr, UNSEALED)] * 3, timeout=5.0) as sweep:
+            answered = [await answer_sealed(server) for _ in range(3)]
+            outcomes = [outcome async for outcome in sweep]
+        replies = {outcome.reply.data for outcome in outcomes if outcome.reply}
+        assert replies == {seal(data[:2] + b"that!") for data in answered}
+        async with endpoint.discover(server.addr, UNSEALED, limit=1) as found:
+            data = await answer_sealed(server)
+            assert [reply.data async for reply in found] == [seal(data[:2] + b"that!")]
+
+
+async def test_an_id_under_a_checksum_is_the_same_in_each_attempt() -> None:
+    async with Server() as server, opened(correlate=SEALED) as endpoint:
+        task = ask(endpoint, server, UNSEALED, retry=Retry(initial=0.02))
+        first, _ = await server.next()
+        again = await answer_sealed(server)
+        assert first == again
+        assert await task == seal(first[:2] + b"that!")
+
+
+@needs_icmp
+@pytest.mark.parametrize("how", [{}, {"accept": lambda reply: True}], ids=["plain", "accept"])
+async def test_a_refusal_quotes_the_id_under_its_checksum(how: dict[str, Any]) -> None:
+    async with opened(correlate=SEALED) as endpoint:
+        with pytest.raises(udpguard.PeerRefusedError):
+            await endpoint.request(closed_port(), UNSEALED, timeout=5.0, **how)
+
+
+class Unstampable(TransactionId):
+    def stamped(self, data: bytes, key: bytes) -> bytes:
+        raise LookupError("no seal")
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"retry": Retry()}, {"accept": lambda reply: True}], ids=["plain", "retry", "accept"]
+)
+async def test_what_stamped_raises_goes_to_the_caller_and_leaves_nothing(how: dict[str, Any]) -> None:
+    async with Server() as server, opened(correlate=Unstampable(0, 1, assign=True)) as endpoint:
+        for _ in range(257):  # more than there are ids
+            with pytest.raises(LookupError, match="no seal"):
+                await endpoint.request(server.addr, b"\0what?", timeout=5.0, **how)
+            assert_idle(endpoint)
+        statistics = endpoint.peer_statistics(server.addr)
+        assert statistics is None or statistics.sent == 0
 
 
 async def test_limits_of_one_client_do_not_hold_up_another() -> None:
