@@ -87,11 +87,19 @@ class TransactionId(Correlator):
         return data[self.reply_offset : self.reply_end] if len(data) >= self.reply_end else None
 
     def stamped(self, data: bytes, key: bytes) -> bytes:
-        """A request with this id written into it."""
+        """A request with this id written into it, as it is to leave.
+
+        Where something else in the datagram depends on the id, such as a checksum or a signature, derive a class that
+        computes it here: from nothing but the arguments, since it may be asked again for what has left already. What it
+        raises goes to the caller of the request.
+        """
         return data[: self.offset] + key + data[self.end :]
 
     def restored(self, data: bytes, original: bytes) -> bytes:
-        """A reply with the caller's own bytes where its id was."""
+        """A reply with the caller's own bytes where its id was, as `accept` and the caller get it.
+
+        Where they check something that depends on the id, derive a class that leaves the reply as it came.
+        """
         return data[: self.reply_offset] + original + data[self.reply_end :]
 
     @override
