@@ -65,11 +65,13 @@ class SessionStatistics:
 class _Line(Inbox[bytes]):
     """The session in the registry: what comes from its peer, and what was sent there lately."""
 
-    __slots__ = ("latest", "received", "refused", "requests")
+    __slots__ = ("is_left", "latest", "received", "refused", "requests")
 
     def __init__(self, guard: Guard, maximum: int, *, newest_goes: bool) -> None:
         super().__init__(guard, maximum, newest_goes=newest_goes)
         self.latest: list[tuple[Wire, bytes]] | tuple[()] = ()
+        self.is_left = False
+        """Whether it was the session that was closed, and not the endpoint first."""
         self.received = 0
         self.refused = 0
         self.requests: tuple[Entry, ...] = ()
@@ -221,6 +223,7 @@ class Session:
         line = self._line
         if line is None:
             return
+        line.is_left = line.is_left or line.closed is None
         line.clear()
         line.end(EndpointClosedError(f"the session with {peer_of(line.wire)} was closed"))
 
@@ -307,7 +310,7 @@ class Session:
         try:
             return await self.receive(timeout=None)
         except EndpointClosedError:
-            if line.entry.ended and not self._guard.closed:
+            if line.is_left:  # though the endpoint may have been closed since
                 raise StopAsyncIteration from None
             raise
 

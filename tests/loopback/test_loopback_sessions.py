@@ -262,6 +262,23 @@ async def test_iterating_ends_with_the_session() -> None:
             await session.request(b"x")
 
 
+async def test_iterating_ends_with_the_session_though_the_endpoint_is_closed_right_after_it() -> None:
+    """As at the end of `async with endpoint, session`, before a task that iterates has run again."""
+    async with Server() as server, opened() as endpoint:
+
+        async def listen() -> str:
+            async for _ in session:
+                pass
+            return "ended"
+
+        session = await endpoint.session(server.addr)
+        task = asyncio.ensure_future(listen())
+        await turns()
+        session.close()
+        endpoint.close()
+        assert await task == "ended"
+
+
 async def test_closing_the_endpoint_ends_who_waits() -> None:
     async with Server() as server, opened() as endpoint:
         session = await endpoint.session(server.addr)
