@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn
 
 from typing_extensions import Self, override
 
+from udpguard._binding import binding_error, opening_error
 from udpguard._client import Client
 from udpguard._context import Settings, checked_quota
 from udpguard._errors import InvalidAddressError
@@ -19,7 +20,7 @@ from udpguard._guard import Guard, UnexpectedHook
 from udpguard._host import BoundSocket, host_of, open_channel
 from udpguard._mistaken import used_with
 from udpguard._platform.portable import is_dual_stack
-from udpguard._platform.sockets import check_users_socket, local_wire, open_sockets, prepare
+from udpguard._platform.sockets import check_users_socket, local_wire, open_sockets, prepare, users_sockets
 from udpguard._ports import Binder, PortKeeper, checked_ports
 from udpguard._protocol import GuardProtocol, literal
 from udpguard._resolve import Resolver, unresolved
@@ -200,12 +201,14 @@ class EndpointOpener:
             guard.screens.begin()
             await asyncio.sleep(0)  # the protocols learn of their transports
             local = tuple(peer_of(local_wire(sock)) for sock in sockets)
-        except BaseException:
+        except BaseException as error:
             for channel in guard.channels:
                 channel.abort()
             for sock in sockets:
                 sock.close()
-            raise
+            if not isinstance(error, OSError) or (told := opening_error(error)) is error:
+                raise
+            raise told from error
         families = {sock.family for sock in sockets}
         one_family = len(families) == 1 and (self._sock is None or not is_dual_stack(self._sock))
         family = families.pop() if one_family else socket.AF_UNSPEC
@@ -238,6 +241,7 @@ class EndpointOpener:
     async def _sockets(self, loop: asyncio.AbstractEventLoop, bind: Binder) -> Sequence[BoundSocket]:
         if self._sock is not None:
             prepare(check_users_socket(self._sock), allow_broadcast=self._allow_broadcast)
+            users_sockets.add(self._sock)
             return [self._sock]
         where = self._where
         if where is None:
@@ -252,7 +256,7 @@ class EndpointOpener:
         try:
             return [bind(sockaddr_of(where), _family_of(where))]
         except OSError as error:
-            raise OSError(error.errno, f"could not bind to {peer_of(where)}: {error.strerror}") from error
+            raise binding_error(error, where) from error
 
 
 @used_with("async with udpguard.open_endpoint() as endpoint:")

@@ -109,7 +109,7 @@ class Binder:
             except OSError as error:
                 if error.errno not in _TAKEN:
                     raise
-                failure = error
+                failure = OSError(error.errno, f"no port tried of Ports(range={self._range}) is free: {error.strerror}")
         raise failure
 
     def _drawn(self, lowest: int, highest: int) -> Iterator[int]:

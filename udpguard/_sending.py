@@ -96,21 +96,27 @@ def _explained(error: OSError, data: bytes, wire: Wire, interface: str | None) -
     )
 
 
+_FORBIDDEN = "a firewall or a prohibiting route of this machine forbids it"
+_NO_ROUTE = "check the address, and this machine's routes (ip route get shows which one is taken)"
+_ADVICE = {
+    errno.EPERM: _FORBIDDEN,
+    errno.EACCES: _FORBIDDEN,
+    errno.EADDRNOTAVAIL: (
+        "this machine has no address to send from to there: the one it had is gone, or there is none of that family"
+    ),
+    errno.ENOMEM: "this machine is short of memory for its network",
+    errno.ENETUNREACH: _NO_ROUTE,
+    errno.EHOSTUNREACH: _NO_ROUTE,
+    errno.ENETDOWN: "the network interface is down",
+    errno.EINVAL: (
+        "it can't be reached from the address this endpoint is bound to, or that is this machine's no longer, "
+        "or a route of this machine drops it (blackhole)"
+    ),
+    errno.EBADF: "somebody closed the endpoint's socket: leave that to the endpoint, and open a new one",
+}
+
+
 def _advice(error: OSError, wire: Wire) -> str:
     if is_unscoped_link_local(wire):
         return f"a link-local address needs its link, as in {peer_of(wire).host}%eth0"
-    if error.errno in (errno.EPERM, errno.EACCES):
-        return "a firewall or a prohibiting route of this machine forbids it"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return (
-            "this machine has no address to send from to there: the one it had is gone, or there is none of that family"
-        )
-    if error.errno == errno.ENOMEM:
-        return "this machine is short of memory for its network"
-    if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
-        return "check the address, and this machine's routes (ip route get shows which one is taken)"
-    if error.errno == errno.ENETDOWN:
-        return "the network interface is down"
-    if error.errno == errno.EINVAL:
-        return "it can't be reached from the address this endpoint is bound to, or that is this machine's no longer"
-    return "check this machine's network"
+    return _ADVICE.get(error.errno or 0, "check this machine's network")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import errno
 import gc
 import inspect
 import os
@@ -16,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback_kit import SOON, Names, Server, echo, loop_factory, opened
+from loopback_kit import LOOP, SOON, Names, Server, echo, loop_factory, opened
 
 import udpguard
+from udpguard._host import Machine
 
 # ------------------------------------------------------------------------------------------------- addresses
 
@@ -363,3 +365,74 @@ async def test_closing_while_something_is_pending() -> None:
             await server.next()
         with pytest.raises(udpguard.EndpointClosedError, match="await it before its `async with` ends"):
             await task
+
+
+# -------------------------------------------------------------------------------------------- sockets, and ports
+
+
+async def refused_opening(*args: Any, **kwargs: Any) -> str:
+    with pytest.raises(OSError) as caught:
+        await udpguard.open_endpoint(*args, **kwargs)
+    return str(caught.value)
+
+
+async def test_a_server_as_local_addr() -> None:
+    async with Server() as server:
+        said = await refused_opening(server.addr)
+        assert f"could not bind to 127.0.0.1:{server.port}: " in said
+    assert "another socket has it (ss -ulpn shows whose), and port 0 is any free one" in said
+    assert "local_addr is the endpoint's own address; the server's goes to request()" in said
+    said = await refused_opening(("198.51.100.77", 53))
+    assert "it is none of this machine's addresses; local_addr is the endpoint's own address" in said
+
+
+BOUND = [
+    (errno.EACCES, ("127.0.0.1", 53), "need privileges; a client needs no certain port"),
+    (errno.EINVAL, ("fe80::1", 0), "a link-local address needs its link, as in fe80::1%eth0"),
+    (errno.ENOBUFS, ("127.0.0.1", 0), "is it an address of this machine?"),
+    (errno.EMFILE, ("127.0.0.1", 0), "is one opened for each request, or never closed? (ulimit -n shows the limit)"),
+    (errno.EMFILE, None, "is one opened for each request, or never closed? (ulimit -n shows the limit)"),
+]
+
+
+@pytest.mark.parametrize(("number", "addr", "says"), BOUND)
+async def test_each_refusal_to_bind(number: int, addr: Any, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Machine, "bind", refuse)
+    said = await refused_opening(addr)
+    assert os.strerror(number) in said
+    assert said.endswith(says)
+
+
+async def test_a_range_without_a_free_port() -> None:
+    async with Server(host="0.0.0.0") as server:
+        ports = udpguard.Ports(spares=0, range=(server.port, server.port))
+        said = await refused_opening(family=socket.AF_INET, ports=ports)
+        assert f"no port tried of Ports(range=({server.port}, {server.port})) is free: " in said
+
+
+def bound() -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 0))
+    return sock
+
+
+async def test_one_socket_for_two_endpoints() -> None:
+    sock = bound()
+    async with opened(sock=sock):
+        with pytest.raises(ValueError, match="belongs to another endpoint already: each needs a socket of its own"):
+            udpguard.open_endpoint(sock=sock)
+    with pytest.raises(ValueError, match="is closed"):
+        udpguard.open_endpoint(sock=sock)
+
+
+@pytest.mark.skipif(LOOP == "uvloop", reason="it watches the number of the descriptor, which is another's by then")
+async def test_a_socket_that_is_closed_behind_the_endpoints_back() -> None:
+    sock = bound()
+    async with udpguard.open_endpoint(sock=sock) as endpoint:
+        asyncio.get_running_loop().remove_reader(sock.fileno())
+        sock.close()
+        with pytest.raises(udpguard.PeerUnreachableError, match="somebody closed the endpoint's socket: leave that to"):
+            await endpoint.request(ADDR, b"x", timeout=5.0)

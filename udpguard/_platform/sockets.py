@@ -10,6 +10,7 @@ import struct
 import sys
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from weakref import WeakSet
 
 from udpguard.core.address import IPV4_WIRE, Address, Wire, sockaddr_of, wire_of_source
 
@@ -166,17 +167,23 @@ class Drops:
         return self._total
 
 
+users_sockets: Final[WeakSet[socket.socket]] = WeakSet()
+"""Those that endpoints serve, or have served and closed."""
+
+
 def check_users_socket(sock: object) -> socket.socket:
     """Refuse a socket that can't serve.
 
     Raises:
         TypeError: It is no socket.
-        ValueError: It is not a UDP socket, closed, not bound, or connected.
+        ValueError: It is not a UDP socket, closed, not bound, connected, or another endpoint's.
     """
     if not isinstance(sock, socket.socket):
         raise TypeError(f"sock must be a socket.socket, not {type(sock).__name__}")
     if sock.fileno() < 0:
         raise ValueError(f"{sock!r} is closed")
+    if sock in users_sockets:
+        raise ValueError(f"{sock!r} belongs to another endpoint already: each needs a socket of its own")
     if sock.type != socket.SOCK_DGRAM or sock.family not in (socket.AF_INET, socket.AF_INET6):
         raise ValueError(f"{sock!r} is not a UDP socket: pass one of AF_INET or AF_INET6 and SOCK_DGRAM")
     try:
