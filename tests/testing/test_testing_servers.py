@@ -480,3 +480,20 @@ def test_a_simulation_of_them_all_is_the_same_each_time() -> None:
                 await impostor.flood(collector.transport.get_extra_info("sockname"), count=3, rate=100.0)
 
     assert simulated(main, "a", loss=0.1)[1].dumps() == simulated(main, "a", loss=0.1)[1].dumps()
+
+
+def test_an_endpoint_on_every_interface_is_hit_at_its_own_address() -> None:
+    async def main() -> udpguard.Statistics:
+        async with (
+            Server(silent, "192.0.2.1", 53) as server,
+            Impostor(server) as impostor,
+            udpguard.open_endpoint() as endpoint,
+        ):
+            for local in endpoint.local_addrs:
+                assert await impostor.flood(local, count=3, rate=100.0) == 3
+            await impostor.forge(b"forged", endpoint.local_addr)
+            await asyncio.sleep(1)
+            return endpoint.statistics()
+
+    counts = in_simulation(main)
+    assert (counts.received, counts.unknown_peer) == (7, 7)

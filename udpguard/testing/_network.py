@@ -33,6 +33,7 @@ from udpguard.core.address import (
     parse,
     peer_of,
     sockaddr_of,
+    wire_of,
 )
 from udpguard.testing._conditions import ConditionArguments, Conditions
 from udpguard.testing._hosts import Host, failure, is_loopback, literal_wire
@@ -42,6 +43,8 @@ from udpguard.testing._trace import Event, Icmp, Kind, Seed, Trace
 
 # For documentation, and nobody's (RFC 5737, RFC 3849).
 _CLIENT: Final = ("198.51.100.1", "2001:db8:ffff::1")
+
+_LOOPBACK: Final = {socket.AF_INET: bytes((127, 0, 0, 1)), socket.AF_INET6: bytes(15) + b"\x01"}
 
 AT: Final = "at "
 """How the note of what came to a group begins; a host's address follows."""
@@ -295,13 +298,14 @@ class Network:
         Args:
             data: The payload.
             source: Where it claims to come from; it may be anybody's.
-            destination: Where it goes. A loopback address is the client's.
+            destination: Where it goes. A loopback address is the client's, and so is that of a socket which is bound to
+                every interface (0.0.0.0, ::).
             delay: In how many seconds it arrives.
 
         Raises:
             InvalidAddressError: An address is no literal.
         """
-        wires = (_literal(source), _literal(destination))
+        wires = (_literal(source), _destined(destination))
         self._sent += 1
         sent = _Sent(self._sent, self.client, *wires, bytes(data))
         self._record(self.now, "sent", sent, FORGED)
@@ -321,7 +325,7 @@ class Network:
         """Have an ICMP message arrive, which may be a lie.
 
         Args:
-            destination: The socket that is told.
+            destination: The socket that is told, as in `inject`.
             about: Where the datagram was going that the message is about.
             quote: What it quotes of its payload.
             type: Its type; "destination unreachable" unless given.
@@ -332,7 +336,7 @@ class Network:
         Raises:
             InvalidAddressError: An address is no literal.
         """
-        told, wire = _literal(destination), _literal(about)
+        told, wire = _destined(destination), _literal(about)
         default = NO_PORT[origin_of(wire)]
         message = Message(default.type if type is None else type, default.code if code is None else code, mtu)
         sent = _Sent(0, self.owner(told, self.client) or self.client, told, wire, bytes(quote))
@@ -418,6 +422,14 @@ class Network:
 
 def _family(wire: Wire) -> socket.AddressFamily:
     return socket.AF_INET if len(wire) == IPV4_WIRE else socket.AF_INET6
+
+
+def _destined(address: Address) -> Wire:
+    """Where something goes: the address of no host stands for the sender's own, as on Linux and macOS."""
+    wire = _literal(address)
+    if any(host_token(wire)):
+        return wire
+    return wire_of(_LOOPBACK[_family(wire)], peer_of(wire).port)
 
 
 def _literal(address: Address) -> Wire:
