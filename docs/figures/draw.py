@@ -171,8 +171,8 @@ def _timeline(c: Canvas, top: float, *, spare: bool) -> None:
     c.text(248, top + 206, "answer to A,", kind="bad", size=NOTE)
     c.text(248, top + 221, "to port 50001", kind="bad", size=NOTE)
     if spare:
-        c.text(client - 8, top + 204, "nobody's:", anchor="end", kind="good", bold=True, size=NOTE)
-        c.text(client - 8, top + 220, "counted late", anchor="end", kind="good", bold=True, size=NOTE)
+        c.text(client - 8, top + 204, "other port:", anchor="end", kind="good", bold=True, size=NOTE)
+        c.text(client - 8, top + 220, "rejected", anchor="end", kind="good", bold=True, size=NOTE)
     else:
         c.text(client - 8, top + 204, "B is given", anchor="end", kind="bad", bold=True, size=NOTE)
         c.text(client - 8, top + 220, "A's answer", anchor="end", kind="bad", bold=True, size=NOTE)
