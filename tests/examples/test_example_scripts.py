@@ -58,6 +58,7 @@ def test_help(script: str) -> None:
 # What they take, where it isn't two words of any kind.
 TAKEN = {
     "ask.py": ["127.0.0.1:53", "00"],
+    "radius_login.py": ["127.0.0.1", "nemo", "--secret", "x"],
     "snmp_get.py": ["127.0.0.1", "1.3.6.1"],
 }
 
