@@ -8,14 +8,12 @@ from typing import Any
 
 import udpguard
 
-Oid = tuple[int, ...]
-
 
 def ber(tag: int, content: bytes) -> bytes:  # with a longer length than need be, as RFC 3417 section 8 permits
     return bytes((tag, 0x82)) + len(content).to_bytes(2, "big") + content
 
 
-def oid_of(content: bytes) -> Oid:  # X.690 section 8.19: seven bits a byte, the last of a number begins with 0
+def oid_of(content: bytes) -> tuple[int, ...]:  # X.690 section 8.19: seven bits a byte; a number's last begins with 0
     bits = "".join(f"{byte & 0x7F:07b}" + " " * (byte < 0x80) for byte in content)
     first, *others = (int(number, 2) for number in bits.split())
     return (top := min(first // 40, 2), first - 40 * top, *others)
@@ -31,19 +29,18 @@ def values(data: bytes, at: int = 0) -> Iterator[Any]:  # bytes, numbers, OIDs, 
         yield [*values(content)] if tag & 0x20 else content if tag in (0x04, 0x40, 0x44) else other
 
 
-async def walk(client: udpguard.Client, addr: udpguard.Address, community: str, root: Oid) -> AsyncIterator[Any]:
-    last = root
+async def walk(client: udpguard.Client, addr: udpguard.Address, community: str, root: str) -> AsyncIterator[Any]:
+    last = prefix = tuple(map(int, root.split(".")))
     while True:  # RFC 3416 section 4.2.3: GetBulk asks for the next 25 values
         key = secrets.randbits(30) | 1 << 30
         arcs = (40 * last[0] + last[1], *last[2:])
         name = bytes(arc >> n & 0x7F | (n > 0) << 7 for arc in arcs for n in (28, 21, 14, 7, 0) if arc >> n or not n)
-        head = ber(2, key.to_bytes(4, "big")) + ber(2, b"\0") + ber(2, b"\x19")
-        pdu = ber(0xA5, head + ber(0x30, ber(0x30, ber(6, name) + ber(5, b""))))
-        message = ber(0x30, ber(2, b"\1") + ber(4, community.encode()) + pdu)
+        asked = ber(2, key.to_bytes(4, "big")) + b"\2\1\0\2\1\x19" + ber(0x30, ber(0x30, ber(6, name) + ber(5, b"")))
+        message = ber(0x30, b"\2\1\1" + ber(4, community.encode()) + ber(0xA5, asked))
         data = await client.request(addr, message, accept=lambda reply: next(values(reply.data))[2][0] == key)  # noqa: B023
         _, _, [_, status, _, found] = next(values(data))
         for oid, value in found or [(last, status)]:
-            if oid[: len(root)] != root or (value is None and not status):  # no value: endOfMibView
+            if oid[: len(prefix)] != prefix or (value is None and not status):  # no value: endOfMibView
                 return
             if status or oid <= last:
                 raise ValueError(f"error {status}, or OIDs that don't increase, at {oid}")
@@ -52,9 +49,12 @@ async def walk(client: udpguard.Client, addr: udpguard.Address, community: str, 
 
 async def main(host: str, port: str, community: str, root: str) -> None:
     async with udpguard.open_endpoint(retry=udpguard.Retry()) as endpoint:
-        async for oid, value in walk(endpoint, (host, int(port)), community, tuple(map(int, root.split(".")))):
+        async for oid, value in walk(endpoint, (host, int(port)), community, root):
             print(".".join(map(str, oid)), "=", value)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    try:
+        asyncio.run(main(*sys.argv[1:]))
+    except (OSError, ValueError, udpguard.UdpGuardError) as error:
+        sys.exit(str(error))

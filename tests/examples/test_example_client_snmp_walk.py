@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from example_kit import EXAMPLES
+from example_kit import EXAMPLES, run
 from example_snmp import END_OF_MIB_VIEW, GET_BULK, NULL, STRING, Oid, asked, ber, bound, message, name, number
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,12 +58,14 @@ def walk(
 ) -> tuple[dict[Oid, object], int]:
     """What a walk gives in a simulated network, as it comes, and how often the agent was asked."""
 
+    text = ".".join(map(str, root))
+
     async def main() -> tuple[dict[Oid, object], int]:
         async with (
             Server(answer, "192.0.2.1", 161) as server,
             udpguard.open_endpoint(retry=udpguard.Retry(attempts=20)) as endpoint,
         ):
-            found = [binding async for binding in snmp_walk.walk(endpoint, server.address, "public", root)]
+            found = [binding async for binding in snmp_walk.walk(endpoint, server.address, "public", text)]
             assert len(dict(found)) == len(found)
             return dict(found), len(server.requests)
 
@@ -150,6 +152,12 @@ def test_values(snmp_walk: ModuleType) -> None:
 def test_oids_are_read_as_they_are(snmp_walk: ModuleType, oid: Oid, data: st.DataObject) -> None:
     oid += tuple(data.draw(st.lists(st.integers(0, 2**32 - 1), max_size=20)))
     assert list(snmp_walk.values(name(oid) + number(1))) == [oid, 1]
+
+
+def test_a_server_that_does_not_answer_is_told_in_a_line() -> None:
+    done = run("clients/snmp_walk.py", "no.such.host.invalid", "161", "public", "1.3")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert "no.such.host.invalid" in done.stderr
 
 
 def test_it_is_a_whole_client_in_sixty_lines_on_the_public_api() -> None:
