@@ -7,20 +7,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 
 import pytest
-from example_kit import (
-    HASTY,
-    INTERRUPTED,
-    PATIENT,
-    check_refused,
-    imported,
-    lines_of,
-    needs_ctrl_c,
-    needs_icmp,
-    run,
-    serving,
-    silent,
-    talking,
-)
+from example_kit import HASTY, PATIENT, check_refused, imported, lines_of, run, serving
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -124,37 +111,6 @@ async def test_an_old_engine_is_told_of() -> None:
     async with serving(lambda request, _: [SINGLE + b"m127.0.0.1\0"]) as (server,):
         told = "the server answers as GoldSource did of old, which this does not read"
         assert await ask(server.at) == (1, [], [told])
-
-
-async def test_a_silent_server_is_told_of() -> None:
-    async with serving(silent) as (server,):
-        status, out, (line,) = await ask(server.at, timeout=HASTY)
-    assert (status, out) == (1, [])
-    assert line.startswith(f"no reply from {server.at} in 0.3 s (3 sent)")
-
-
-@needs_icmp
-async def test_a_closed_port_is_told_of_at_once() -> None:
-    async with serving(silent) as (server,):
-        at = server.at
-    status, out, (line,) = await ask(at)
-    assert (status, out) == (1, [])
-    assert line.startswith(f"{at} refused: ")
-
-
-async def test_a_name_that_nobody_has_is_told_of() -> None:
-    status, out, (line,) = await ask("no.such.host.invalid")
-    assert (status, out) == (1, [])
-    assert "'no.such.host.invalid'; check its spelling" in line
-
-
-@needs_ctrl_c
-async def test_ctrl_c_ends_it() -> None:
-    async with serving(silent) as (server,):
-        with talking("a2s_info.py", "--timeout", PATIENT, server.at) as talk:
-            await server.first_request()
-            talk.interrupt()
-            assert await talk.end() == (INTERRUPTED, "", "")
 
 
 @pytest.mark.parametrize("server", ["", "127.0.0.1:0", "[::1"])

@@ -9,17 +9,14 @@ from types import ModuleType
 import pytest
 from example_kit import (
     HASTY,
-    INTERRUPTED,
     PATIENT,
     check_refused,
     imported,
     lines_of,
     needs_ctrl_c,
-    needs_icmp,
     run,
     serving,
-    silent,
-    talking,
+    talking_on_a_terminal,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -147,6 +144,13 @@ async def test_an_error_is_told(code: int, payload: bytes, told: str) -> None:
         assert await get(server.at) == (1, [], [told])
 
 
+@needs_ctrl_c
+async def test_on_a_terminal_what_others_wrote_is_shown_harmlessly() -> None:
+    async with serving(lambda request, _: [piggybacked(request, b"\x1b[2Jhello\nthere")]) as (server,):
+        with talking_on_a_terminal("coap_get.py", f"coap://{server.at}/") as talk:
+            assert await talk.until("there") == "\\x1b[2Jhello\r\n"
+
+
 async def test_a_reset_is_told() -> None:
     async with serving(lambda request, _: [message(RST, 0, request[2:4])]) as (server,):
         status, out, err = await get(server.at)
@@ -197,42 +201,11 @@ async def test_who_gives_only_nonsense_is_told_of() -> None:
 # No answer
 
 
-async def test_a_silent_server_is_told_of() -> None:
-    async with serving(silent) as (server,):
-        status, out, (line,) = await get(server.at, timeout=HASTY)
-    assert (status, out) == (1, [])
-    assert line.startswith(f"no reply from {server.at} in 0.3 s (1 sent)")
-
-
 async def test_an_empty_acknowledgement_alone_is_no_answer() -> None:
     async with serving(lambda request, _: [message(ACK, 0, request[2:4])]) as (server,):
         status, out, (line,) = await get(server.at, timeout="3.5")
     assert (status, out) == (1, [])
     assert line.startswith(f"no reply from {server.at} in 3.5 s (1 sent)")  # It would have been sent again by now.
-
-
-@needs_icmp
-async def test_a_closed_port_is_told_of_at_once() -> None:
-    async with serving(silent) as (server,):
-        at = server.at
-    status, out, (line,) = await get(at)
-    assert (status, out) == (1, [])
-    assert line.startswith(f"{at} refused: ")
-
-
-async def test_a_name_that_nobody_has_is_told_of() -> None:
-    status, out, (line,) = await get("no.such.host.invalid")
-    assert (status, out) == (1, [])
-    assert "'no.such.host.invalid'; check its spelling" in line
-
-
-@needs_ctrl_c
-async def test_ctrl_c_ends_it() -> None:
-    async with serving(silent) as (server,):
-        with talking("coap_get.py", f"coap://{server.at}/") as talk:
-            await server.first_request()
-            talk.interrupt()
-            assert await talk.end() == (INTERRUPTED, "", "")
 
 
 # ------------------------------------------------------------------------------------------------

@@ -7,20 +7,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 
 import pytest
-from example_kit import (
-    HASTY,
-    INTERRUPTED,
-    PATIENT,
-    check_refused,
-    imported,
-    lines_of,
-    needs_ctrl_c,
-    needs_icmp,
-    run,
-    serving,
-    silent,
-    talking,
-)
+from example_kit import HASTY, PATIENT, check_refused, imported, lines_of, run, serving
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -138,37 +125,6 @@ async def test_a_part_that_never_comes_is_told_of() -> None:
     assert (status, out) == (1, [])
     assert line.startswith(f"key: no reply from {server.at} in 0.3 s ")
     assert "2 of 3 datagrams of the answer came" in line
-
-
-async def test_a_silent_server_is_told_of() -> None:
-    async with serving(silent) as (server,):
-        status, out, (line,) = await get(server.at, "key", timeout=HASTY)
-    assert (status, out) == (1, [])
-    assert line.startswith(f"key: no reply from {server.at} in 0.3 s ")
-
-
-@needs_icmp
-async def test_a_closed_port_is_told_of_at_once() -> None:
-    async with serving(silent) as (server,):
-        at = server.at
-    status, out, err = await get(at, "a", "b")
-    assert (status, out) == (1, [])
-    assert [line.partition(" refused: ")[0] for line in err] == [f"a: {at}", f"b: {at}"]
-
-
-async def test_a_name_that_nobody_has_is_told_of() -> None:
-    status, out, (line,) = await get("no.such.host.invalid", "key")
-    assert (status, out) == (1, [])
-    assert "'no.such.host.invalid'; check its spelling" in line
-
-
-@needs_ctrl_c
-async def test_ctrl_c_ends_it() -> None:
-    async with serving(silent) as (server,):
-        with talking("memcached_get.py", "--timeout", PATIENT, server.at, "key") as talk:
-            await server.first_request()
-            talk.interrupt()
-            assert await talk.end() == (INTERRUPTED, "", "")
 
 
 # ------------------------------------------------------------------------------------------------
