@@ -48,26 +48,10 @@ class Colors:
 
 
 LIGHT: Final = Colors(
-    ink="#1f2933",
-    faint="#616e7c",
-    fill="#f5f7fa",
-    good="#0b6e4f",
-    good_fill="#e3f4ee",
-    bad="#b3261e",
-    bad_fill="#fbe9e7",
-    warm="#8a4b00",
-    warm_fill="#fdf0de",
+    *("#1f2933", "#616e7c", "#f5f7fa"), *("#0b6e4f", "#e3f4ee"), *("#b3261e", "#fbe9e7"), *("#8a4b00", "#fdf0de")
 )
 DARK: Final = Colors(
-    ink="#e4e7eb",
-    faint="#9aa5b1",
-    fill="#232a33",
-    good="#5fd3a8",
-    good_fill="#12372b",
-    bad="#ff8a80",
-    bad_fill="#43201e",
-    warm="#f2b263",
-    warm_fill="#3e2b12",
+    *("#e4e7eb", "#9aa5b1", "#232a33"), *("#5fd3a8", "#12372b"), *("#ff8a80", "#43201e"), *("#f2b263", "#3e2b12")
 )
 
 
