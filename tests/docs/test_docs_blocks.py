@@ -76,6 +76,13 @@ def test_printed_tests_pass(page: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "how-to").glob("*.md")), ids=where)
+def test_how_to_programs_fit_the_page(page: Path) -> None:
+    blocks = BLOCK.findall(page.read_text(encoding="utf-8"))
+    lines = [line for language, _, code in blocks if language == "python" for line in code.splitlines()]
+    assert not [line for line in lines if len(line) > 88]  # what a desktop browser shows without scrolling
+
+
 @pytest.mark.parametrize("page", PAGES, ids=where)
 def test_each_printed_file_is_used(page: Path) -> None:
     code = "\n".join(
