@@ -343,7 +343,7 @@ class Endpoint(Client):
         return self._guard.statistics()
 
     def peer_statistics(self, addr: Address) -> PeerStatistics | None:
-        """What is known of a peer; None where it was never asked, or not lately.
+        """What is known of a peer; None where it was never asked, or not lately, and once the endpoint is closed.
 
         Args:
             addr: A literal address or a `Peer`.

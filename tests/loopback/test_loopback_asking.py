@@ -824,6 +824,9 @@ async def test_peer_statistics_tell_what_is_known_of_a_peer() -> None:
         again = endpoint.peer_statistics(silent.addr)
         assert again is not None
         assert again.sent == 2
+        peer = udpguard.Peer(*server.addr)
+    assert endpoint.peer_statistics(peer) is None  # closed: peers are forgotten, counters are not
+    assert endpoint.statistics().matched
 
 
 async def test_peer_statistics_wants_a_literal() -> None:
