@@ -38,6 +38,7 @@ from udpguard.core.address import (
     ReplyFrom,
     Sources,
     Wire,
+    is_unscoped_link_local,
     peer_of,
 )
 from udpguard.core.correlation import Book, TransactionId, checked_transaction, sealed
@@ -619,12 +620,12 @@ class Guard:
     def timed_out(self, entry: Entry, stalled: float, seconds: float | None = None) -> ReplyTimeoutError:
         """Why no reply came: to an exchange that has expired, or in the latest so many seconds."""
         wire = None if entry.source is None else entry.source.token
-        more, sent = entry.more, 0
+        more, sent, quiet = entry.more, 0, self.registry.is_quiet
         if more is None:
             sent = int(entry.sent_at is not None)
         elif entry.is_swept and more.waits_for is None:
             sent = more.attempts
-        if sent and isinstance(wire, bytes) and self.registry.is_quiet(wire, entry.began):
+        if sent and isinstance(wire, bytes) and not is_unscoped_link_local(wire) and quiet(wire, entry.began):
             return self._silence(wire, entry.timeout, sent, stalled)
         return self._explained(entry, stalled, seconds)
 
@@ -680,6 +681,9 @@ class Guard:
             untried=more.untried,
             icmp=icmp,
             listens=more.lasting,
+            finder=self.registry.finder(entry),
+            elsewhere=not near_misses and self.registry.heard_elsewhere(entry.began if since is None else since),
+            no_link=any(map(is_unscoped_link_local, wires)),
         )
         return ReplyTimeoutError(
             explain(facts), peer=peer, timeout=timeout, attempts=attempts or 0, near_misses=near_misses, icmp=icmp

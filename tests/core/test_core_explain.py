@@ -9,6 +9,15 @@ import pytest
 from udpguard import IcmpMessage, NearMiss, Peer, Reason
 from udpguard.core.explain import WAITED_FOR, TimeoutFacts, explain, shown
 
+ASKS_WITHOUT = (
+    "2 datagrams came from 192.0.2.1:161 with a transaction id, while the request itself has none where "
+    "correlate looks for it, or to the port of an earlier request"
+)
+SILENT = "is the server up, and does a firewall let its replies through?"
+ELSEWHERE = (
+    "; other hosts have sent something meanwhile: if the server answers from another address, "
+    "open_endpoint(on_unexpected=print) shows it"
+)
 BLOCKED = ": look for calls that block (asyncio's debug mode names them)"
 
 
@@ -80,6 +89,13 @@ def said(meaning: str, sender: str | None = "192.0.2.254", peer: str = "192.0.2.
         ({"near_misses": [refused()]},
          "2 datagrams came from 192.0.2.1:161 with a transaction id, or to the port of an earlier request"),
         ({"trouble": "no route to 192.0.2.1:161"}, "no route to 192.0.2.1:161"),
+        ({"trouble": "no route to 192.0.2.1:161", "elsewhere": True, "no_link": True}, "no route to 192.0.2.1:161"),
+        ({"near_misses": [refused()], "has_key": True, "finder": "is it?"},
+         "2 datagrams came from 192.0.2.1:161 with another transaction id or none (the latest begins with 78): is it?"),
+        ({"near_misses": [NearMiss(Peer("::1", 7), Reason.REJECTED, 1, b"")], "has_key": True, "finder": "?"},
+         "1 datagram came from [::1]:7 with another transaction id or none (the latest begins with nothing at all): ?"),
+        ({"near_misses": [refused()], "finder": "?"}, ASKS_WITHOUT),
+        ({"elsewhere": True, "attempts": 3}, SILENT + ELSEWHERE),
     ],
 )  # fmt: skip
 def test_each_cause(facts: dict[str, Any], cause: str) -> None:
@@ -111,6 +127,17 @@ def test_an_expectation_without_accept_is_not_told_of_one() -> None:
         "no reply from 192.0.2.1:161 in 2.0 s; 1 datagram came from 192.0.2.1:161 with a transaction id, "
         "or to the port of an earlier request"
     )
+
+
+def test_a_link_local_address_without_its_link() -> None:
+    assert told(asked="[fe80::1]:7", no_link=True) == (
+        "no reply from [fe80::1]:7 in 2.0 s (1 sent); a link-local address needs its link, as in fe80::1%eth0: "
+        "without one the system picks any"
+    )
+
+
+def test_a_session_that_waits_for_its_peer_has_no_strangers_to_tell_of() -> None:
+    assert told(attempts=0, listens=True, elsewhere=True) == "nothing from 192.0.2.1:161 in 2.0 s"
 
 
 def test_never_sent_for_no_known_reason() -> None:

@@ -436,3 +436,74 @@ async def test_a_socket_that_is_closed_behind_the_endpoints_back() -> None:
         sock.close()
         with pytest.raises(udpguard.PeerUnreachableError, match="somebody closed the endpoint's socket: leave that to"):
             await endpoint.request(ADDR, b"x", timeout=5.0)
+
+
+# ------------------------------------------------------------------------------------ a time-out, and its cause
+
+
+async def timed_out(client: udpguard.Client, addr: Any, data: bytes = b"abcdef") -> str:
+    with pytest.raises(udpguard.ReplyTimeoutError) as caught:
+        await client.request(addr, data, timeout=0.2)
+    return str(caught.value)
+
+
+def with_the_id_behind(server: Server, data: bytes, addr: Any) -> None:
+    server.send(b"ok" + data[:2], addr)
+
+
+class Broken(udpguard.Correlator):
+    """Does not find the key of a reply."""
+
+    def request_key(self, data: bytes) -> bytes:
+        return data[:2]
+
+    def reply_key(self, data: bytes) -> bytes:
+        return {b"ab": data}[data[:2]]
+
+
+class Mistaken(Broken):
+    """Finds another."""
+
+    def reply_key(self, data: bytes) -> bytes:
+        return data[:2]
+
+
+FOUND = [
+    (udpguard.TransactionId(0, 2), "id or none (the latest begins with 6f 6b 61 62): is it in bytes 0 to 1 of this"),
+    (udpguard.TransactionId(1, 1), "(the latest begins with 6f 6b 61 62): is it in byte 1 of this protocol's replies?"),
+    (Broken(), "(the latest begins with 6f 6b 61 62): Broken.reply_key has raised KeyError: b'ok'"),
+    (Mistaken(), "does Mistaken.reply_key find it in this protocol's replies?"),
+    (None, None),
+    (udpguard.TransactionId(0, 2, reply_offset=2), None),
+]
+
+
+@pytest.mark.parametrize(("correlate", "says"), FOUND)
+async def test_an_id_that_is_looked_for_in_the_wrong_place(
+    correlate: udpguard.Correlator | None, says: str | None
+) -> None:
+    async with Server(with_the_id_behind) as server, opened(correlate=correlate) as endpoint:
+        if says is None:
+            assert await endpoint.request(server.addr, b"abcdef", timeout=5.0) == b"okab"
+        else:
+            assert says in await timed_out(endpoint, server.addr)
+
+
+async def test_a_request_too_short_for_its_id() -> None:
+    async with Server(with_the_id_behind) as server, opened(correlate=udpguard.TransactionId(0, 2)) as endpoint:
+        assert "the request itself has none where correlate looks for it" in await timed_out(
+            endpoint, server.addr, b"a"
+        )
+
+
+async def test_a_server_that_answers_from_an_address_of_another_host() -> None:
+    async with Server(host="127.0.0.2") as other, opened(family=socket.AF_INET) as endpoint:
+
+        def from_there(_: Server, data: bytes, addr: Any) -> None:
+            other.send(data, addr)
+
+        async with Server(from_there) as server:
+            said = await timed_out(endpoint, server.addr)
+        assert "if the server answers from another address, open_endpoint(on_unexpected=print) shows it" in said
+        async with Server() as silent:
+            assert "another address" not in await timed_out(endpoint, silent.addr), "that was before"

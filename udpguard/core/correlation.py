@@ -131,13 +131,15 @@ class Book:
     the longest key, the least likely to fit by accident.
     """
 
-    __slots__ = ("__weakref__", "correlator", "number", "rank", "readers", "reply_begin", "reply_end")
+    __slots__ = ("__weakref__", "correlator", "fault", "number", "rank", "readers", "reply_begin", "reply_end")
 
     def __init__(self, number: int, correlator: Correlator | None) -> None:
         self.number: int = number
         self.correlator: Correlator | None = correlator
         self.readers: tuple[Correlator, ...] = ()
         """Those whose requests have their keys here: not all need have them at the same place."""
+        self.fault: str | None = None
+        """What the first exception in `reply_key` was."""
         self.rank: int = -correlator.length if isinstance(correlator, TransactionId) else 0
         self.reply_begin: int = 0
         """Where the key begins in a reply."""
@@ -145,6 +147,20 @@ class Book:
         """Where it ends; 0 where the correlator must be asked."""
         if type(correlator) is TransactionId:
             self.reply_begin, self.reply_end = correlator.reply_offset, correlator.reply_end
+
+    @property
+    def finder(self) -> str | None:
+        """How a key is found in replies, in words, or why not; None where nobody looks for one."""
+        if self.correlator is None:
+            return None
+        name = type(self.correlator).__name__
+        if self.fault is not None:
+            return f"{name}.reply_key has raised {self.fault}"
+        if self.reply_end:
+            last = self.reply_end - 1
+            place = f"bytes {self.reply_begin} to {last}" if last > self.reply_begin else f"byte {last}"
+            return f"is it in {place} of this protocol's replies?"
+        return f"does {name}.reply_key find it in this protocol's replies?"
 
     def read_by(self, correlator: Correlator) -> None:
         """Remember that one more finds its requests' keys in its own way."""

@@ -52,6 +52,9 @@ class TimeoutFacts:
         trouble: Why it could not be sent again.
         icmp: What ICMP messages said of its peers, the latest first.
         listens: Whether it only listens: a session.
+        finder: How a transaction key is found in replies, or why not, where there is a correlator.
+        elsewhere: Whether strangers came that resemble nobody who was asked.
+        no_link: Whether a link-local address was asked without its link.
     """
 
     asked: str
@@ -68,6 +71,9 @@ class TimeoutFacts:
     trouble: str | None = None
     icmp: Sequence[IcmpMessage] = ()
     listens: bool = False
+    finder: str | None = None
+    elsewhere: bool = False
+    no_link: bool = False
 
 
 def explain(facts: TimeoutFacts) -> str:
@@ -86,10 +92,7 @@ def _cause(facts: TimeoutFacts) -> str:
     if facts.icmp:
         return _reported(facts)
     if facts.objection is not None:
-        raised = shown(facts.objection, str)
-        if not isinstance(facts.objection, NoDecisionError):
-            raised = f"accept raised {type(facts.objection).__name__}: {raised}"
-        return f"{_came(refused)} and {raised}" if refused else raised
+        return _objected(facts.objection, refused)
     if refused:
         return _refusal(facts, refused)
     if not facts.attempts and facts.waited_for is not None:
@@ -108,6 +111,14 @@ def _cause(facts: TimeoutFacts) -> str:
     return _silence(facts)
 
 
+def _objected(objection: BaseException, refused: Sequence[NearMiss]) -> str:
+    """What `accept` did to refuse, other than saying so."""
+    raised = shown(objection, str)
+    if not isinstance(objection, NoDecisionError):
+        raised = f"accept raised {type(objection).__name__}: {raised}"
+    return f"{_came(refused)} and {raised}" if refused else raised
+
+
 def _reported(facts: TimeoutFacts) -> str:
     """What ICMP says, which anybody may have sent."""
     latest = facts.icmp[0]
@@ -118,9 +129,22 @@ def _reported(facts: TimeoutFacts) -> str:
 
 
 def _silence(facts: TimeoutFacts) -> str:
-    """What may be the cause where nothing came."""
+    """What may be the cause where nothing came, from there at least."""
     if facts.trouble is not None:
         return facts.trouble
+    if facts.no_link:
+        host = facts.asked.partition("]")[0].removeprefix("[")
+        return f"a link-local address needs its link, as in {host}%eth0: without one the system picks any"
+    likely = _likely(facts)
+    if not likely or not facts.elsewhere:
+        return likely
+    return (
+        f"{likely}; other hosts have sent something meanwhile: "
+        f"if the server answers from another address, open_endpoint(on_unexpected=print) shows it"
+    )
+
+
+def _likely(facts: TimeoutFacts) -> str:
     if facts.listens:
         return "datagrams get lost: send again, if it is its turn to answer" if facts.attempts else ""
     if facts.heard:
@@ -136,11 +160,14 @@ def _silence(facts: TimeoutFacts) -> str:
 
 def _refusal(facts: TimeoutFacts, refused: Sequence[NearMiss]) -> str:
     if facts.has_key and not facts.has_accept:
-        return f"{_came(refused)} with another transaction id or none"
+        begins = refused[0].data[:16].hex(" ") or "nothing at all"
+        hint = "" if facts.finder is None else f" (the latest begins with {begins}): {facts.finder}"
+        return f"{_came(refused)} with another transaction id or none{hint}"
     if facts.has_accept and not facts.has_key:
         return f"{_came(refused)} and accept refused {_them(refused)}"
     if not facts.has_accept:
-        return f"{_came(refused)} with a transaction id, or to the port of an earlier request"
+        none = "" if facts.finder is None else ", while the request itself has none where correlate looks for it"
+        return f"{_came(refused)} with a transaction id{none}, or to the port of an earlier request"
     return f"{_came(refused)} and had another transaction id, or accept refused {_them(refused)}"
 
 

@@ -237,8 +237,10 @@ class Judge(Ledger):
             key = sealed(book.correlator.reply_key(data), self._count_fault)
         except (KeyboardInterrupt, SystemExit) as error:
             self.interrupt = error
-        except BaseException:
+        except BaseException as error:
             self.counters.hook_errors += 1
+            if book.fault is None:
+                book.fault = f"{type(error).__name__}: {shown(error, str)}"
         else:
             return key
         return None
@@ -380,6 +382,15 @@ class Judge(Ledger):
         found = [NearMiss(peer_of(wire), Reason.REJECTED, *told) for wire, told in refused.items()]
         found += [NearMiss(peer_of(wire), Reason.UNKNOWN_PEER, *told) for wire, told in strangers.items()]
         return found[:_MOST_NEAR_MISSES]
+
+    def heard_elsewhere(self, since: float) -> bool:
+        """Whether strangers sent anything since then."""
+        return self._strangers.latest >= since
+
+    def finder(self, entry: Entry) -> str | None:
+        """How a transaction key is found in replies to it; see `Book.finder`."""
+        numbers = {slot[1] for slot in entry.slots()}
+        return next((book.finder for book in self._books.values() if book.number in numbers), None)
 
     def close(self, now: float) -> list[Entry]:
         """End everything; what was going on is returned."""

@@ -113,6 +113,11 @@ class Passers:
         self._is_current = False
         self._asked = 0
 
+    @property
+    def latest(self) -> float:
+        """When the latest datagram came."""
+        return self._log[-1][0] if self._log else -math.inf
+
     def is_quiet(self, since: float) -> bool:
         """Whether nothing at all came since then."""
         return not self._log or self._log[-1][0] < since - _DISORDER
