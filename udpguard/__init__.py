@@ -1,6 +1,16 @@
 """One UDP socket, many servers, and nobody else gets in.
 
-`open_endpoint` opens an endpoint; `await endpoint.request((host, port), data)` asks, and gives the one right answer.
+    import asyncio
+    import udpguard
+
+    async def main() -> None:
+        async with udpguard.open_endpoint() as endpoint:
+            print(await endpoint.request(("192.0.2.1", 7), b"hello", timeout=2.0))
+
+    asyncio.run(main())
+
+`help(udpguard.open_endpoint)` says how to open an endpoint, `help(udpguard.Client)` what it can be asked to do. Times
+are in seconds, an address is `(host, port)`, and an error says in its message what to do next.
 """
 
 from types import FunctionType as _FunctionType

@@ -104,6 +104,10 @@ class Expectation:
     async def __aexit__(self, *exc_info: object) -> None:
         self.cancel()
 
+    @override
+    def __repr__(self) -> str:
+        return f"<udpguard.Expectation of {self.peer} ({'done' if self.done() else 'pending'})>"
+
 
 class Client:
     """One way of asking through an endpoint: its correlator, its time-out, its schedule.
@@ -130,6 +134,14 @@ class Client:
         seconds = settings.timeout or DEFAULT_TIMEOUT
         self._asker = Asker(guard, correlator, book, seconds) if is_plain else None
         """The short way, where requests need nothing but one reply unless the call says otherwise."""
+
+    @override
+    def __repr__(self) -> str:
+        settings = self._context.settings
+        return (
+            f"<udpguard.Client correlate={self._context.correlator!r}, timeout={settings.timeout!r}, "
+            f"retry={settings.retry!r}{' (closed)' if self._guard.closed else ''}>"
+        )
 
     @override
     def __reduce__(self) -> NoReturn:

@@ -315,6 +315,12 @@ class Discovery:
             call.clear()
             call.over()
 
+    @override
+    def __repr__(self) -> str:
+        asked = ", ".join(str(one if isinstance(one, HostName) else peer_of(one)) for one, _ in self._addresses[:3])
+        state = "over" if self._call is not None and self._call.entry.ended else "begun" if self._used else "not begun"
+        return f"<udpguard.Discovery of {asked}{', …' if len(self._addresses) > 3 else ''} ({state})>"
+
     @property
     def dropped(self) -> int:
         """How many replies came while 65,536, or 16 MiB of them, were unread, and were dropped."""

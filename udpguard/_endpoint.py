@@ -182,6 +182,11 @@ class EndpointOpener:
         self._endpoint.close()
         await self._endpoint.wait_closed()
 
+    @override
+    def __repr__(self) -> str:
+        state = "opened already" if self._used else "not open yet: await it, or use it with `async with`"
+        return f"<udpguard.EndpointOpener ({state})>"
+
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> NoReturn:

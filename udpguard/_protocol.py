@@ -106,6 +106,10 @@ class GuardProtocol(asyncio.DatagramProtocol):
             transaction=transaction,
         )
 
+    @override
+    def __repr__(self) -> str:
+        return f"<udpguard.GuardProtocol ({self._guard.registry.statistics(0).pending} pending)>"
+
     def statistics(self) -> Statistics:
         """What was counted until now."""
         return self._guard.statistics(0 if self._drops is None else self._drops.count())

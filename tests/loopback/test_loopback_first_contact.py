@@ -507,3 +507,33 @@ async def test_a_server_that_answers_from_an_address_of_another_host() -> None:
         assert "if the server answers from another address, open_endpoint(on_unexpected=print) shows it" in said
         async with Server() as silent:
             assert "another address" not in await timed_out(endpoint, silent.addr), "that was before"
+
+
+# ----------------------------------------------------------------------------------- what a console shows of it
+
+
+async def test_what_each_object_shows_of_itself() -> None:
+    assert repr(udpguard.open_endpoint()) == (
+        "<udpguard.EndpointOpener (not open yet: await it, or use it with `async with`)>"
+    )
+    opener = udpguard.open_endpoint()
+    async with Server() as server, opener as endpoint:
+        host, port = server.addr
+        assert repr(opener) == "<udpguard.EndpointOpener (opened already)>"
+        client = endpoint.client(correlate=udpguard.TransactionId(0, 2), timeout=2)
+        assert repr(client) == "<udpguard.Client correlate=TransactionId(0, 2), timeout=2.0, retry=None>"
+        expectation = endpoint.expect(server.addr)
+        assert repr(expectation) == f"<udpguard.Expectation of {host}:{port} (pending)>"
+        expectation.cancel()
+        assert repr(expectation) == f"<udpguard.Expectation of {host}:{port} (done)>"
+        discovery = endpoint.discover([("localhost", 7), server.addr, ("::1", 7), ("::1", 8)], b"x")
+        assert repr(discovery) == f"<udpguard.Discovery of localhost:7, {host}:{port}, [::1]:7, … (not begun)>"
+        async with endpoint.discover(server.addr, b"x") as discovery:
+            assert repr(discovery) == f"<udpguard.Discovery of {host}:{port} (begun)>"
+        assert repr(discovery) == f"<udpguard.Discovery of {host}:{port} (over)>"
+        guard = udpguard.GuardProtocol()
+        assert repr(guard) == "<udpguard.GuardProtocol (0 pending)>"
+        reply = guard.expect(server.addr)
+        assert repr(guard) == "<udpguard.GuardProtocol (1 pending)>"
+        reply.cancel()
+    assert repr(client).endswith(" (closed)>")
