@@ -54,9 +54,14 @@ def complaint(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def complaint_of(server: Server, error: Exception) -> str:
-    """What went wrong with a server, in a line that names it: most errors do that themselves."""
+def complaint_of(server: Server, error: Exception, silence: str = "") -> str:
+    """What went wrong with a server, in a line that names it: most errors do that themselves.
+
+    `silence` is what else to say where nothing at all came.
+    """
     text = complaint(error)
+    if silence and isinstance(error, udpguard.ReplyTimeoutError) and not error.near_misses:
+        text += f"; {silence}"
     return text if str(server) in text or isinstance(error, socket.gaierror) else f"{server}: {text}"
 
 

@@ -48,7 +48,7 @@ VERDICTS = {
     REJECT: "is refused",
     CHALLENGE: "is asked for more, which this example has no answer to",
 }
-HINT = "; a server that doesn't know this machine, or has another secret for it, is silent, too"
+SILENCE = "a server that doesn't know this machine, or has another secret for it, is silent, too"
 
 
 # ------------------------------------------------------------------------------------ the protocol
@@ -218,11 +218,8 @@ def main() -> int:
         return tell(arguments.user, asyncio.run(answer))
     except BrokenPipeError:
         raise
-    except udpguard.ReplyTimeoutError as error:
-        print(command_line.complaint(error) + ("" if error.near_misses else HINT), file=sys.stderr)
-        return 1
     except (OSError, udpguard.UdpGuardError) as error:
-        print(command_line.complaint_of(arguments.server, error), file=sys.stderr)
+        print(command_line.complaint_of(arguments.server, error, SILENCE), file=sys.stderr)
         return 1
     except (KeyboardInterrupt, EOFError):
         return 130

@@ -33,7 +33,7 @@ PORT = 161
 VERSION_2C = 1  # RFC 1901 section 3
 LARGEST_ARC = 2**32 - 1  # of an OID's numbers (RFC 2578 section 7.1.3)
 LONGEST_NUMBER = 9  # bytes: Counter64, with a zero before it
-HINT = "; an agent that doesn't know the community is silent, too"
+SILENCE = "an agent that doesn't know the community is silent, too"
 
 Oid: TypeAlias = tuple[int, ...]
 
@@ -365,11 +365,8 @@ def main() -> int:
         return asyncio.run(run(arguments.server, arguments.oids, arguments.community, arguments.timeout))
     except BrokenPipeError:
         raise
-    except udpguard.ReplyTimeoutError as error:
-        print(command_line.complaint(error) + ("" if error.near_misses else HINT), file=sys.stderr)
-        return 1
     except (OSError, udpguard.UdpGuardError) as error:
-        print(command_line.complaint_of(arguments.server, error), file=sys.stderr)
+        print(command_line.complaint_of(arguments.server, error, SILENCE), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
