@@ -181,7 +181,7 @@ def request(community: str, request_id: int, oids: Sequence[Oid]) -> bytes:
     asked = [encoded(Tag.SEQUENCE, encoded_oid(oid), encoded(Tag.NULL)) for oid in oids]
     no_error = encoded_number(0)
     pdu = encoded(Tag.GET_REQUEST, encoded_number(request_id), no_error, no_error, encoded(Tag.SEQUENCE, *asked))
-    head = encoded_number(VERSION_2C), encoded(Tag.OCTET_STRING, community.encode())
+    head = encoded_number(VERSION_2C), encoded(Tag.OCTET_STRING, community.encode(errors="surrogateescape"))
     return encoded(Tag.SEQUENCE, *head, pdu)
 
 
@@ -243,7 +243,7 @@ class RequestId(udpguard.Correlator):
 def answers(reply: udpguard.Reply, community: str, oids: Sequence[Oid]) -> bool:
     """Whether a reply answers the question for these OIDs; what is raised here is quoted when it times out."""
     message = opened(reply.data, Tag.RESPONSE)
-    if message.version != VERSION_2C or message.community != community.encode():
+    if message.version != VERSION_2C or message.community != community.encode(errors="surrogateescape"):
         raise ValueError("it has another version or community")
     if not message.error_status and [each.oid for each in bound(message.bindings)] != list(oids):
         raise ValueError("it has other OIDs than were asked for")
