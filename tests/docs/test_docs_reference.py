@@ -30,7 +30,7 @@ MADE_BY_OTHERS = {
 # Methods that udpguard calls itself. They are named, and no more is promised of them.
 OWN = {
     "GuardProtocol": {"batch_received", "errors_received", "of"},
-    "TransactionId": {"end", "reply_end", "request_key", "reply_key", "restored", "stamped"},
+    "TransactionId": {"end", "reply_end", "request_key", "reply_key"},
     "Conditions": {"copies", "is_too_large"},
     "Host": {
         "add_address", "bind", "channel", "has", "listener", "move", "random", "random_bits", "remove", "source_for",
