@@ -34,7 +34,7 @@ TOLD: Final = {
     "_binding": "why a bind failed",
     "_transport": "drains and sends in bulk",
     "_reports": "error queue, water marks",
-    "_mistaken": "arguments of another kind",
+    "_mistaken": "a forgotten async, told",
     "_platform": "what one system can do",
     "core": "pure: no socket, no clock",
     "_errors": "what can go wrong",
