@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Generator
-from typing import Literal, NoReturn, cast
+from typing import TYPE_CHECKING, Literal, NoReturn, cast
 
 from typing_extensions import Buffer, Self, override
 
@@ -115,6 +115,16 @@ class Client:
     An endpoint is a client, and `Endpoint.client()` makes more. They share sockets and statistics, and never take
     each other's replies.
     """
+
+    if not TYPE_CHECKING:  # checkers show `__init__`
+
+        def __new__(cls, *args: object, **_: object) -> Self:
+            if not args:
+                raise TypeError(
+                    f"a udpguard.{cls.__name__} is not made by hand: write `async with udpguard.open_endpoint() as "
+                    f"endpoint:`; that is a client, and endpoint.client(…) makes more"
+                )
+            return super().__new__(cls)
 
     def __init__(
         self,

@@ -147,6 +147,12 @@ async def test_an_argument_of_another_kind_in_opening(arguments: dict[str, Any],
     assert says in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", [udpguard.Endpoint, udpguard.Client])
+def test_an_endpoint_made_by_hand(kind: Callable[[], object]) -> None:
+    with pytest.raises(TypeError, match="is not made by hand: write `async with udpguard"):
+        kind()
+
+
 # ------------------------------------------------------------------------------------------- a forgotten word
 
 OPEN = "write `async with udpguard.open_endpoint() as endpoint:`"
