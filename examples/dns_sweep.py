@@ -30,8 +30,6 @@ from itertools import cycle
 from pathlib import Path
 from typing import TextIO, cast
 
-from typing_extensions import override
-
 import udpguard
 from command_line import Server, seconds
 from command_line import run as run_program
@@ -55,12 +53,12 @@ Say = Callable[[Found], object]
 class DnsQuestion(udpguard.Correlator):
     """A query's id, and its question with the name in small letters."""
 
-    @override
     def request_key(self, data: bytes) -> bytes:
+        """The key of a query, which is made below: it ends with the EDNS record."""
         return data[:2] + data[HEADER.size : -len(EDNS)].lower()
 
-    @override
     def reply_key(self, data: bytes) -> bytes | None:
+        """The key of an answer; None for whatever else may come."""
         if len(data) < HEADER.size or not data[2] & RESPONSE >> 8 or data[4:6] != b"\0\1":
             return None
         end = HEADER.size

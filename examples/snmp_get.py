@@ -24,8 +24,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
-from typing_extensions import override
-
 import command_line
 import udpguard
 
@@ -228,12 +226,12 @@ def bound(bindings: bytes) -> list[Binding]:
 class RequestId(udpguard.Correlator):
     """Finds the request-id, in requests and in responses."""
 
-    @override
     def request_key(self, data: bytes) -> int:
+        """The request-id of a question of our own."""
         return opened(data, Tag.GET_REQUEST).request_id
 
-    @override
     def reply_key(self, data: bytes) -> int | None:
+        """That of an answer; None for whatever else may come."""
         try:
             return opened(data, Tag.RESPONSE).request_id
         except ValueError:  # It is up to nobody here what comes off the wire.

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Literal, NoReturn, cast
-
-from typing_extensions import Buffer, Self, override
+from typing import TYPE_CHECKING, Literal, NoReturn, Self, cast
 
 from udpguard._asking import Asker
 from udpguard._context import Addresses, Context, Payload, Settings
@@ -21,6 +19,7 @@ from udpguard._resolve import Resolver
 from udpguard._sending import checked_data
 from udpguard._session import Session
 from udpguard._sweep import Questions, Sweep, new_sweep
+from udpguard._typing import Buffer, override
 from udpguard.core.address import (
     Address,
     HostName,

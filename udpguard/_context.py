@@ -8,13 +8,12 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, TypeAlias, cast
 
-from typing_extensions import Buffer, TypeIs
-
 from udpguard._errors import InvalidAddressError
 from udpguard._exchange import Data, Exchange, Quota
 from udpguard._guard import Guard
 from udpguard._resolve import Answer, Resolver
 from udpguard._sending import checked_data
+from udpguard._typing import Buffer, TypeIs
 from udpguard.core.address import Address, HostName, ReplyFrom, Sources, Wire, is_tuple, parse, refusal_to_ask
 from udpguard.core.correlation import Book, Correlator
 from udpguard.core.meant import suggestion

@@ -9,9 +9,7 @@ import socket
 from collections import deque
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Final
-
-from typing_extensions import Buffer, Self, override
+from typing import Final, Self
 
 from udpguard._context import Context, written_addresses
 from udpguard._errors import (
@@ -27,6 +25,7 @@ from udpguard._mistaken import used_with
 from udpguard._platform.routing import Routing, check_route, checked_routing
 from udpguard._sending import check_size, checked_data, sending_error
 from udpguard._transport import Channel
+from udpguard._typing import Buffer, override
 from udpguard.core.address import (
     HostName,
     ReplyFrom,

@@ -8,9 +8,7 @@ import socket
 import sys
 import warnings
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn
-
-from typing_extensions import Self, override
+from typing import TYPE_CHECKING, Literal, NamedTuple, NoReturn, Self
 
 from udpguard._binding import binding_error, opening_error
 from udpguard._client import Client
@@ -25,6 +23,7 @@ from udpguard._ports import Binder, PortKeeper, checked_ports
 from udpguard._protocol import GuardProtocol, literal
 from udpguard._resolve import Resolver, unresolved
 from udpguard._transport import BorrowedTransport
+from udpguard._typing import override
 from udpguard.core.address import (
     IPV4_WIRE,
     Address,

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from errno import ECONNREFUSED
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
-from typing_extensions import Self, override
+from udpguard._typing import override
 
 if TYPE_CHECKING:
     from udpguard.core.address import Peer

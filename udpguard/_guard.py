@@ -16,8 +16,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
-from typing_extensions import override
-
 from udpguard._errors import (
     EndpointClosedError,
     ForgerySuspectedError,
@@ -32,6 +30,7 @@ from udpguard._outbox import Outbox
 from udpguard._platform.interface import Ages
 from udpguard._screens import Screens
 from udpguard._transport import Channel
+from udpguard._typing import override
 from udpguard.core.address import (
     IPV4_WIRE,
     IPV6_WIRE,

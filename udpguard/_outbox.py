@@ -15,12 +15,11 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, cast
 
-from typing_extensions import override
-
 from udpguard._errors import EndpointClosedError, UdpGuardError
 from udpguard._platform.routing import Routing
 from udpguard._sending import sending_error
 from udpguard._transport import Channel, Posted
+from udpguard._typing import override
 from udpguard.core.address import Wire
 from udpguard.core.source import Details, Entry, SweptQuestion
 

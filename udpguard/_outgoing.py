@@ -6,11 +6,10 @@ import asyncio
 import math
 from typing import cast
 
-from typing_extensions import override
-
 from udpguard._guard import Guard
 from udpguard._sending import check_size, sending_error
 from udpguard._transport import Channel
+from udpguard._typing import override
 from udpguard.core.address import Wire
 from udpguard.core.source import Details, Entry, LongEntry
 

@@ -7,13 +7,12 @@ import logging
 import socket
 from collections.abc import Sequence
 
-from typing_extensions import override
-
 from udpguard._errors import InvalidAddressError
 from udpguard._guard import Guard, UnexpectedHook
 from udpguard._platform.interface import Ages
 from udpguard._platform.sockets import Drops
 from udpguard._transport import Channel, UdpTransport
+from udpguard._typing import override
 from udpguard.core.address import Address, HostName, ReplyFrom, Wire, parse, refusal_to_ask, wire_of_source
 from udpguard.core.correlation import Correlator, check_correlator
 from udpguard.core.icmp import NetworkError

@@ -6,10 +6,9 @@ import errno
 import os
 from typing import cast
 
-from typing_extensions import Buffer
-
 from udpguard._errors import DatagramTooLargeError, InvalidAddressError, PeerUnreachableError, UdpGuardError
 from udpguard._platform.sockets import is_directed_broadcast
+from udpguard._typing import Buffer
 from udpguard.core.address import IPV4_WIRE, Wire, is_several, is_unscoped_link_local, peer_of
 
 # A UDP length field holds 65,535 with the header's 8 (RFC 768); IPv4 counts its own header of 20 in as well.

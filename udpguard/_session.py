@@ -7,9 +7,7 @@ import contextlib
 import socket
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias, cast
-
-from typing_extensions import Buffer, Self, override
+from typing import Final, Literal, Self, TypeAlias, cast
 
 from udpguard._context import Context, Payload
 from udpguard._errors import EndpointClosedError, InvalidAddressError, TooManyPendingError, UdpGuardError, another
@@ -19,6 +17,7 @@ from udpguard._mistaken import used_with
 from udpguard._outgoing import post
 from udpguard._ports import NoPortError
 from udpguard._sending import checked_data
+from udpguard._typing import Buffer, override
 from udpguard.core.address import (
     HostName,
     Peer,

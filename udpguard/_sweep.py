@@ -23,9 +23,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Hashable, Iterable
 from dataclasses import replace
 from itertools import count
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, TypeAlias
-
-from typing_extensions import Self, override
+from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 from udpguard._context import Addresses, Context, Payload, Settings, checked_payload, parse_all
 from udpguard._errors import EndpointClosedError, InvalidAddressError
@@ -34,6 +32,7 @@ from udpguard._mistaken import used_with
 from udpguard._platform.alarm import Alarm, open_alarm
 from udpguard._supply import Supply
 from udpguard._swept import Again, SweptExchange, Ticket
+from udpguard._typing import override
 from udpguard.core.address import IPV4_WIRE, ReplyFrom, Sources, Wire, is_tuple
 from udpguard.core.bulk import Outlet, ask_many
 from udpguard.core.correlation import TransactionId, request_key

@@ -6,10 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from typing_extensions import override
-
 from udpguard._exchange import Data, EndedError, Exchange, Target
 from udpguard._outbox import Held
+from udpguard._typing import override
 from udpguard.core.address import Sources, Wire
 from udpguard.core.gate import Gate
 from udpguard.core.source import Accept, Details, Entry, Sent, SweptQuestion

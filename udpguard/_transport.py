@@ -15,8 +15,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeAlias
 
-from typing_extensions import Buffer, override
-
 from udpguard._errors import EndpointClosedError, InvalidAddressError
 from udpguard._platform.choice import open_backend
 from udpguard._platform.interface import Ages, Backend
@@ -25,6 +23,7 @@ from udpguard._platform.routing import Routing, send_routed
 from udpguard._platform.sockets import Drops
 from udpguard._platform.watch import watch
 from udpguard._reports import MOST, TRIES, listener_of, open_reports
+from udpguard._typing import Buffer, override
 from udpguard._watermarks import WaterMarks
 from udpguard.core.address import IPV4_WIRE, HostName, Wire, mapped_sockaddr_of, parse, peer_of, sockaddr_of
 from udpguard.core.source import Entry

@@ -33,7 +33,7 @@ def test_it_imports_udpguard_the_standard_library_and_what_the_extras_have(scrip
     imported |= {node.module or "." for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     tops = {name.partition(".")[0] for name in imported}
     siblings = {name.removesuffix(".py") for name in (*SHARED, *SCRIPTS)}
-    assert tops - sys.stdlib_module_names - siblings <= {"udpguard", "typing_extensions", *EXTRA}
+    assert tops - sys.stdlib_module_names - siblings <= {"udpguard", *EXTRA}
     assert "udpguard" not in imported - {"udpguard"}
     assert not [name for name in imported if name.startswith("udpguard.")]
 

@@ -25,8 +25,6 @@ from collections.abc import Hashable
 from itertools import accumulate
 from typing import Final
 
-from typing_extensions import override
-
 from udpguard._platform.linux_abi import (
     CMSG_TIMESPEC,
     KIND_AT,
@@ -44,6 +42,7 @@ from udpguard._platform.linux_abi import (
     last_error,
 )
 from udpguard._platform.portable import PortableBackend, is_dual_stack
+from udpguard._typing import override
 from udpguard.core.address import IPV4_WIRE, Wire, mapped, unmapped
 
 assert sys.platform == "linux"

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
-from typing_extensions import override
+from udpguard._typing import override
 
 
 class Loop(Protocol):

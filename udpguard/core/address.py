@@ -28,9 +28,8 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
-from typing_extensions import TypeIs, override
-
 from udpguard._errors import InvalidAddressError
+from udpguard._typing import TypeIs, override
 from udpguard.core.meant import suggestion
 
 Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int]

@@ -7,8 +7,7 @@ import inspect
 from collections.abc import Callable, Hashable
 from typing import Final
 
-from typing_extensions import override
-
+from udpguard._typing import override
 from udpguard.core.address import Token, is_tuple
 from udpguard.core.explain import shown
 

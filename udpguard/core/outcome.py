@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from typing_extensions import Buffer
-
+from udpguard._typing import Buffer
 from udpguard.core.address import Address
 from udpguard.core.verdict import Reply
 

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from typing_extensions import override
-
+from udpguard._typing import override
 from udpguard.core.explain import shown
 from udpguard.core.statistics import PeerStatistics
 

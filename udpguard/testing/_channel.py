@@ -9,11 +9,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from typing_extensions import Buffer, override
-
 from udpguard._errors import EndpointClosedError, InvalidAddressError
 from udpguard._platform.routing import Routing
 from udpguard._transport import Deliver, Posted
+from udpguard._typing import Buffer, override
 from udpguard._watermarks import WaterMarks
 from udpguard.core.address import HostName, Wire, parse, peer_of, sockaddr_of
 from udpguard.core.icmp import NetworkError

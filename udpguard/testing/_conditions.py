@@ -6,9 +6,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, NamedTuple, TypeAlias
-
-from typing_extensions import TypedDict
+from typing import Final, NamedTuple, TypeAlias, TypedDict
 
 from udpguard.core.address import IPV4_WIRE, Wire
 

@@ -11,12 +11,11 @@ import socket
 import struct
 from collections import Counter, deque
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Final
-
-from typing_extensions import Self, override
+from typing import TYPE_CHECKING, Final, Self
 
 from udpguard._errors import InvalidAddressError
 from udpguard._host import BoundSocket
+from udpguard._typing import override
 from udpguard.core.address import (
     IPV4_WIRE,
     Address,

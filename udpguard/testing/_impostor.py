@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, Self
 
-from typing_extensions import Self, override
-
+from udpguard._typing import override
 from udpguard.core.address import IPV4_WIRE, Address, Peer, Wire, peer_of
 from udpguard.testing._loop import VirtualLoop
 from udpguard.testing._places import Later, Place, literal_address, neighbour

@@ -15,9 +15,8 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, TypeVarTuple
 
-from typing_extensions import override
-
 from udpguard._host import Host as HostSeam
+from udpguard._typing import override
 from udpguard.core.address import HostName, Wire, parse, sockaddr_of, wire_of_source
 from udpguard.testing._hosts import SimulatedSocket, current_host
 from udpguard.testing._network import Network

@@ -16,9 +16,7 @@ import socket
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any, Final, NamedTuple, TypeAlias
-
-from typing_extensions import Unpack
+from typing import Any, Final, NamedTuple, TypeAlias, Unpack
 
 from udpguard._errors import InvalidAddressError
 from udpguard.core.address import (

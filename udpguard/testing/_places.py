@@ -8,12 +8,11 @@ import socket
 from collections.abc import Callable
 from typing import cast
 
-from typing_extensions import override
-
 from udpguard._errors import InvalidAddressError
 from udpguard._host import BoundSocket, Machine, open_channel
 from udpguard._host import Host as HostSeam
 from udpguard._platform.sockets import local_wire
+from udpguard._typing import override
 from udpguard.core.address import (
     IPV4_WIRE,
     Address,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing import Unpack
 
     from udpguard import Address
     from udpguard.testing import ConditionArguments, Handler, Host, Impostor, Relay, Seed, Server, Simulation

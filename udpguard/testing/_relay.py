@@ -7,10 +7,9 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, Self, Unpack
 
-from typing_extensions import Self, Unpack, override
-
+from udpguard._typing import override
 from udpguard.core.address import Address, Peer, Wire, peer_of
 from udpguard.testing._conditions import ConditionArguments, Conditions
 from udpguard.testing._places import Later, Place, literal_address

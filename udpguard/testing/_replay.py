@@ -12,8 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple, TypeVar
 
-from typing_extensions import override
-
+from udpguard._typing import override
 from udpguard.core.address import Address, Wire, peer_of
 from udpguard.testing._hosts import Host, SimulatedSocket, failure, literal_wire
 from udpguard.testing._icmp import Message, network_error

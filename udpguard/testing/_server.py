@@ -6,10 +6,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, Self, TypeAlias
 
-from typing_extensions import Self, override
-
+from udpguard._typing import override
 from udpguard.core.address import Address, Peer, Wire, peer_of
 from udpguard.testing._hosts import Host
 from udpguard.testing._places import Later, Place, literal_address, neighbour

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
-
-from typing_extensions import Self, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 from udpguard.testing._conditions import ConditionArguments
 from udpguard.testing._hosts import Host

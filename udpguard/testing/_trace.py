@@ -6,10 +6,9 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias
 
-from typing_extensions import Self, override
-
+from udpguard._typing import override
 from udpguard.core.address import Peer
 
 Kind: TypeAlias = Literal["sent", "failed", "lost", "duplicated", "corrupted", "delivered", "dropped", "icmp"]
