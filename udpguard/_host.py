@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import secrets
 import socket
 from typing import Any, Protocol, cast
 
+from udpguard._platform.chance import random_bits
 from udpguard._platform.sockets import bound_socket
 from udpguard._transport import BorrowedTransport, Channel, UdpTransport
 from udpguard.core.address import Address
@@ -70,6 +69,11 @@ class Host(Protocol):
 class Machine:
     """The machine this runs on."""
 
+    def __init__(self) -> None:
+        import random  # slow to load, and only who opens an endpoint needs it
+
+        self._random = random.random
+
     def bind(self, address: Address, family: int, *, allow_broadcast: bool) -> socket.socket:
         """See `Host.bind`."""
         return bound_socket(address, family, allow_broadcast=allow_broadcast)
@@ -82,11 +86,11 @@ class Machine:
 
     def random_bits(self, count: int) -> int:
         """See `Host.random_bits`."""
-        return secrets.randbits(count)
+        return random_bits(count)
 
     def random(self) -> float:
         """See `Host.random`."""
-        return random.random()  # noqa: S311 (schedules are no secret)
+        return self._random()
 
 
 def host_of(loop: asyncio.AbstractEventLoop) -> Host:

@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 from udpguard._guard import Guard
@@ -25,7 +24,7 @@ from udpguard.core.ports import Ports
 logger = logging.getLogger("udpguard")
 
 # `man 7 ip`: ports that the administrator keeps for services.
-_RESERVED: Final = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
+_RESERVED: Final = "/proc/sys/net/ipv4/ip_local_reserved_ports"
 _TAKEN: Final = (errno.EADDRINUSE, errno.EACCES)
 # A range that is taken but for a few ports is still searched for those, if it is no larger: all of it takes 50 ms.
 _RANGE_TRIES: Final = 1_024
@@ -62,7 +61,7 @@ def checked_ports(ports: object, fixed: str | None) -> Ports:
         return ports
     if ports.pool > 1 or ports.rotate or ports.range is not None:
         raise ValueError(f"{fixed} means one port and no other: leave it out, or Ports(pool=…, rotate=…, range=…)")
-    return replace(ports, spares=0)
+    return Ports(spares=0, quarantine=ports.quarantine)
 
 
 class Binder:
@@ -132,10 +131,11 @@ def _clean_first(ports: Iterable[int], is_clean: Callable[[int], bool]) -> Itera
     yield from others
 
 
-def reserved_ports(path: Path) -> frozenset[int]:
+def reserved_ports(path: str | os.PathLike[str]) -> frozenset[int]:
     """The ports that the administrator keeps for services: `ip_local_reserved_ports` in `man 7 ip`."""
     try:
-        text = path.read_text(encoding="ascii")
+        with open(path, encoding="ascii") as file:  # noqa: PTH123 (to load pathlib takes 5 % of `import udpguard`)
+            text = file.read()
         spans = [part.partition("-") for part in text.strip().split(",") if part]
         return frozenset(port for low, _, high in spans for port in range(int(low), int(high or low) + 1))
     except (OSError, ValueError):

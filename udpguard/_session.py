@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Generator
-from dataclasses import dataclass
 from typing import Final, Literal, Self, TypeAlias, cast
 
 from udpguard._context import Context, Payload
@@ -31,6 +30,7 @@ from udpguard.core.address import (
     refusal_to_ask,
 )
 from udpguard.core.options import DEFAULT, DEFAULT_TIMEOUT, Default, check_hook, check_limit, checked_timeout
+from udpguard.core.record import record
 from udpguard.core.retransmission import RetryPolicy
 from udpguard.core.source import Accept, Entry
 from udpguard.core.verdict import Decision, Reply
@@ -42,7 +42,7 @@ _QUOTED: Final = 548
 _LATEST: Final = 8
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SessionStatistics:
     """What was counted of one session.
 

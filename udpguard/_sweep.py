@@ -20,7 +20,6 @@ import math
 import time
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Hashable, Iterable
-from dataclasses import replace
 from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
@@ -526,9 +525,7 @@ class Engine(Bulk):
             ValueError: The policy gives none.
         """
         assert self.policy is not None
-        known = peer.statistics() if peer.sent > asked or peer.matched or peer.timed_out else None
-        if known is not None and asked:
-            known = replace(known, sent=known.sent - asked)
+        known = peer.statistics(asked) if peer.sent > asked or peer.matched or peer.timed_out else None
         waits = drawn(self.policy, known, self._guard.host.random)
         if not self.has_timeout and not any(waits):
             raise ValueError(f"{self.policy!r} ends at once: a reply needs time to come")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import errno
 import logging
 import os
@@ -80,6 +79,8 @@ class FileAlarm:
     is_fine: bool = True
 
     def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
+        import ctypes  # slow to load, and few sweeps have a rate
+
         if ctypes.sizeof(ctypes.c_long) != 8:  # there `struct itimerspec` is of another layout
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         library = ctypes.CDLL(None, use_errno=True)

@@ -12,10 +12,6 @@ from typing import Final
 from udpguard._platform.interface import Backend, SocketFilter
 from udpguard._platform.portable import PortableBackend
 
-if sys.platform == "linux":
-    from udpguard._platform.linux_filter import LinuxFilter, has_filter
-    from udpguard._platform.linux_mmsg import MmsgBackend
-
 logger = logging.getLogger("udpguard")
 
 VARIABLE: Final = "UDPGUARD_BACKEND"
@@ -33,6 +29,8 @@ def open_backend(sock: socket.socket, owner: Hashable) -> Backend:
     """
     wanted = _wanted()
     if sys.platform == "linux" and wanted == "auto":
+        from udpguard._platform.linux_mmsg import MmsgBackend  # with ctypes, which is slow to load
+
         try:
             return MmsgBackend(sock, owner)
         except OSError as error:
@@ -47,6 +45,8 @@ def open_filter(sock: object) -> SocketFilter | None:
         sock: What may be a socket of this machine.
     """
     if sys.platform == "linux" and isinstance(sock, socket.socket) and _wanted() == "auto":
+        from udpguard._platform.linux_filter import LinuxFilter, has_filter  # with ctypes, too
+
         try:
             if not has_filter(sock):
                 return LinuxFilter(sock)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from udpguard.core.address import Peer
 from udpguard.core.icmp import IcmpMessage
+from udpguard.core.record import record
 from udpguard.core.verdict import NearMiss, Reason
 
 _STALL: Final = 0.1
@@ -33,7 +33,7 @@ class NoDecisionError(TypeError):
     """`accept` returned something that is no answer."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TimeoutFacts:
     """What is known of a request that timed out.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from udpguard.core.address import Peer, Wire, peer_of
+from udpguard.core.record import record
 
 LOCAL: Final = 1
 """Reported by this machine: `SO_EE_ORIGIN_LOCAL`, linux/errqueue.h."""
@@ -80,7 +80,7 @@ def is_refusal(error: NetworkError) -> bool:
     return error.errno == errno.ECONNREFUSED and (error.origin, error.type, error.code) in _PORT_UNREACHABLE
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class IcmpMessage:
     """What ICMP said of datagrams to a peer while a request waited that then timed out. It may be forged (RFC 5927).
 

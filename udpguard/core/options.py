@@ -7,8 +7,9 @@ import inspect
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
+
+from udpguard.core.record import record
 
 
 class Default(enum.Enum):
@@ -100,7 +101,7 @@ def check_hook(name: str, hook: Callable[..., object] | None) -> None:
         raise TypeError(f"{name} must be a plain function, not a coroutine function: nothing would await it")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Limits:
     """What one endpoint may hold at once.
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from udpguard.core.address import IPV4_WIRE, IPV6_WIRE, Token, host_token, is_tuple
 from udpguard.core.memory import REMEMBERED
+from udpguard.core.record import record
 
 _HALF: Final = 32_768
 _FIRST: Final = (0,)
@@ -26,7 +26,7 @@ _INSIDE: Final = b"@"
 """Before a host's token: something at one of its ports."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ports:
     """The local ports that requests leave from.
 

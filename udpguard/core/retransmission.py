@@ -5,11 +5,11 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Final
 
 from udpguard._typing import override
 from udpguard.core.explain import shown
+from udpguard.core.record import record
 from udpguard.core.statistics import PeerStatistics
 
 Random = Callable[[], float]
@@ -67,7 +67,7 @@ def _check_attempts(attempts: int) -> None:
         raise ValueError(f"attempts must be 1 to {_MOST_ATTEMPTS}, not {attempts}")
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Retry(RetryPolicy):
     """A fixed schedule: waits that grow by a factor up to a maximum.
 
@@ -168,7 +168,7 @@ def _cut(waits: list[float], final_wait: float | None, total: float | None) -> t
     return tuple(kept)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AdaptiveRetry(RetryPolicy):
     """A schedule by each peer's own retransmission time-out (RFC 6298): SRTT + 4 × RTTVAR, doubled at each expiry.
 

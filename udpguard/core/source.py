@@ -500,15 +500,15 @@ class Source(Gate[Entry]):
         """Whether anything was sent to it, or expected from it in vain or not."""
         return bool(self.sent or self.matched or self.timed_out)
 
-    def statistics(self) -> PeerStatistics:
-        """What is known of the peer."""
+    def statistics(self, uncounted: int = 0) -> PeerStatistics:
+        """What is known of the peer, but for so many of the latest sends."""
         rto = _FLOOR if self.srtt is None else max(_FLOOR, retransmission_timeout(self.srtt, self.rttvar))
         return PeerStatistics(
             srtt=self.srtt,
             rttvar=None if self.srtt is None else self.rttvar,
             rto=min(rto * self.backoff, _CEILING),
             backoff=self.backoff,
-            sent=self.sent,
+            sent=self.sent - uncounted,
             matched=self.matched,
             timed_out=self.timed_out,
         )

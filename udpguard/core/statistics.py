@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from udpguard.core.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Statistics:
     """Counters since the endpoint was opened, and two gauges.
 
@@ -54,7 +54,7 @@ class Statistics:
     waiting: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PeerStatistics:
     """What is known of one peer. The least lately used of more than 65,536 peers are forgotten.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from udpguard.core.address import Peer
+from udpguard.core.record import record
 
 
 class Decision(enum.Enum):
@@ -65,7 +65,7 @@ class Unexpected(NamedTuple):
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NearMiss:
     """What came while a request waited that then timed out, and was not its answer.
 
