@@ -13,11 +13,12 @@
 are in seconds, an address is `(host, port)`, and an error says in its message what to do next.
 """
 
+from importlib import import_module as _import_module
 from types import FunctionType as _FunctionType
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from udpguard._client import Client, Expectation
 from udpguard._context import Addresses, Payload
-from udpguard._discovery import Discovery
 from udpguard._endpoint import Endpoint, EndpointOpener, open_endpoint
 from udpguard._errors import (
     DatagramTooLargeError,
@@ -32,8 +33,6 @@ from udpguard._errors import (
     UdpGuardError,
 )
 from udpguard._protocol import GuardProtocol
-from udpguard._session import Session, SessionStatistics
-from udpguard._sweep import Questions, Sweep
 from udpguard.core.address import Address, Peer, ReplyFrom
 from udpguard.core.correlation import Correlator, TransactionId
 from udpguard.core.icmp import IcmpMessage
@@ -44,6 +43,11 @@ from udpguard.core.retransmission import AdaptiveRetry, Retry, RetryPolicy
 from udpguard.core.source import Accept
 from udpguard.core.statistics import PeerStatistics, Statistics
 from udpguard.core.verdict import Decision, NearMiss, Reason, Reply, Unexpected
+
+if _TYPE_CHECKING:
+    from udpguard._discovery import Discovery
+    from udpguard._session import Session, SessionStatistics
+    from udpguard._sweep import Questions, Sweep
 
 __all__ = [
     "Accept",
@@ -95,11 +99,33 @@ __all__ = [
 ]
 
 
+_LATER = {
+    "Discovery": "udpguard._discovery",
+    "Questions": "udpguard._sweep",
+    "Session": "udpguard._session",
+    "SessionStatistics": "udpguard._session",
+    "Sweep": "udpguard._sweep",
+}
+"""What is loaded when it is named or used first: not everybody needs the longer verbs."""
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
+
+
 def _claim() -> None:
     """Let public names show this module as theirs, not the private one they are written in."""
-    for value in [globals()[name] for name in __all__]:
+    for value in [globals()[name] for name in __all__ if name not in _LATER]:
         if isinstance(value, (type, _FunctionType)):
             value.__module__ = __name__
 
 
 _claim()
+
+if not _TYPE_CHECKING:  # type checkers would take any name for one of ours
+
+    def __getattr__(name: str) -> object:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(_import_module(_LATER[name]), name)
+        return value

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal, NoReturn, Self, cast
 
 from udpguard._asking import Asker
 from udpguard._context import Addresses, Context, Payload, Settings
-from udpguard._discovery import Discovery
 from udpguard._errors import InvalidAddressError
 from udpguard._exchange import Quota
 from udpguard._guard import Guard, ReplyFuture
@@ -17,8 +16,6 @@ from udpguard._outgoing import post
 from udpguard._protocol import literal
 from udpguard._resolve import Resolver
 from udpguard._sending import checked_data
-from udpguard._session import Session
-from udpguard._sweep import Questions, Sweep, new_sweep
 from udpguard._typing import Buffer, override
 from udpguard.core.address import (
     Address,
@@ -36,6 +33,11 @@ from udpguard.core.options import DEFAULT, DEFAULT_TIMEOUT, Default, checked_tim
 from udpguard.core.retransmission import RetryPolicy
 from udpguard.core.source import Accept, Entry
 from udpguard.core.verdict import Reply
+
+if TYPE_CHECKING:
+    from udpguard._discovery import Discovery
+    from udpguard._session import Session
+    from udpguard._sweep import Questions, Sweep
 
 
 class Expectation:
@@ -267,6 +269,8 @@ class Client:
             EndpointClosedError: The endpoint was closed.
             socket.gaierror: The name does not resolve.
         """
+        from udpguard._session import Session  # the longer verbs are loaded when they are asked for first
+
         return Session(self._context, addr, reply_from=reply_from, max_queue=max_queue, drop=drop)
 
     def discover(
@@ -314,6 +318,8 @@ class Client:
             EndpointClosedError: The endpoint was closed.
             socket.gaierror: A name does not resolve.
         """
+        from udpguard._discovery import Discovery
+
         return Discovery(
             self._context,
             addr,
@@ -368,6 +374,8 @@ class Client:
         item that is no such tuple, ends the `async for`, once all that was asked has its outcome. Where the endpoint is
         closed, that raises `EndpointClosedError`.
         """
+        from udpguard._sweep import new_sweep
+
         return new_sweep(
             self._context,
             requests,

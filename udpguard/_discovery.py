@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final, Self
 
+from udpguard._channel import Channel
 from udpguard._context import Context, written_addresses
 from udpguard._errors import (
     EndpointClosedError,
@@ -24,7 +25,6 @@ from udpguard._inbox import Inbox
 from udpguard._mistaken import used_with
 from udpguard._platform.routing import Routing, check_route, checked_routing
 from udpguard._sending import check_size, checked_data, sending_error
-from udpguard._transport import Channel
 from udpguard._typing import Buffer, override
 from udpguard.core.address import (
     HostName,
@@ -253,6 +253,8 @@ class Discovery:
 
     It is asked on entering; the `async for` ends with the window, or with the last reply of `limit`.
     """
+
+    __module__ = "udpguard"  # where users find it
 
     def __init__(
         self,

@@ -17,12 +17,9 @@ from udpguard._errors import InvalidAddressError
 from udpguard._guard import Guard, UnexpectedHook
 from udpguard._host import BoundSocket, host_of, open_channel
 from udpguard._mistaken import used_with
-from udpguard._platform.portable import is_dual_stack
-from udpguard._platform.sockets import check_users_socket, local_wire, open_sockets, prepare, users_sockets
 from udpguard._ports import Binder, PortKeeper, checked_ports
 from udpguard._protocol import GuardProtocol, literal
 from udpguard._resolve import Resolver, unresolved
-from udpguard._transport import BorrowedTransport
 from udpguard._typing import override
 from udpguard.core.address import (
     IPV4_WIRE,
@@ -96,6 +93,8 @@ def open_endpoint(
     if sock is not None:
         if local_addr is not None or family != socket.AF_UNSPEC:
             raise ValueError("sock is bound already and has its family: pass it without local_addr and family")
+        from udpguard._platform.sockets import check_users_socket  # see `_host`
+
         check_users_socket(sock)
     where = None if local_addr is None else parse(local_addr, socket.if_nametoindex, port_zero=True)
     if isinstance(where, bytes) and family not in (socket.AF_UNSPEC, _family_of(where)):
@@ -196,6 +195,9 @@ class EndpointOpener:
         if self._used:
             raise RuntimeError("this endpoint was opened already: call udpguard.open_endpoint() for another")
         self._used = True
+        from udpguard._platform.portable import is_dual_stack  # see `_host`
+        from udpguard._platform.sockets import local_wire
+
         loop = asyncio.get_running_loop()
         guard = self._guard
         guard.bind(loop)
@@ -228,6 +230,9 @@ class EndpointOpener:
 
     async def _open_ports(self, loop: asyncio.AbstractEventLoop, sockets: list[BoundSocket]) -> None:
         """Open the endpoint's own ports; their sockets are added to the list one by one."""
+        from udpguard._platform.sockets import local_wire
+        from udpguard._transport import BorrowedTransport
+
         guard, host = self._guard, host_of(loop)
         ports = guard.registry.ports
         assert ports is not None
@@ -243,6 +248,8 @@ class EndpointOpener:
         guard.keeper = PortKeeper(guard, host, binder, [local_wire(sock) for sock in sockets])
 
     async def _sockets(self, loop: asyncio.AbstractEventLoop, bind: Binder) -> Sequence[BoundSocket]:
+        from udpguard._platform.sockets import check_users_socket, open_sockets, prepare, users_sockets
+
         if self._sock is not None:
             prepare(check_users_socket(self._sock), allow_broadcast=self._allow_broadcast)
             users_sockets.add(self._sock)

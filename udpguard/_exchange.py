@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, TypeAlias
 
+from udpguard._channel import Channel
 from udpguard._errors import (
     DatagramTooLargeError,
     DuplicateTransactionError,
@@ -32,7 +33,6 @@ from udpguard._guard import Guard
 from udpguard._ports import NoPortError
 from udpguard._resolve import Answer, Resolver
 from udpguard._sending import check_size, checked_data, sending_error
-from udpguard._transport import Channel
 from udpguard._typing import override
 from udpguard.core.address import HostName, Sources, Wire, peer_of, refusal_to_ask
 from udpguard.core.correlation import Book, Correlator, Slot, TransactionId, checked_id, request_key

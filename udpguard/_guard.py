@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
+from udpguard._channel import Channel
 from udpguard._errors import (
     EndpointClosedError,
     ForgerySuspectedError,
@@ -27,9 +28,6 @@ from udpguard._errors import (
 )
 from udpguard._host import Host, Machine, host_of
 from udpguard._outbox import Outbox
-from udpguard._platform.interface import Ages
-from udpguard._screens import Screens
-from udpguard._transport import Channel
 from udpguard._typing import override
 from udpguard.core.address import (
     IPV4_WIRE,
@@ -50,11 +48,13 @@ from udpguard.core.ports import Ports
 from udpguard.core.registry import Batch, Registry
 from udpguard.core.source import Accept, Details, Entry, LongEntry, SweptQuestion
 from udpguard.core.statistics import Statistics
-from udpguard.core.swept import Bulk
 from udpguard.core.verdict import Reason, Reply, Unexpected
 
 if TYPE_CHECKING:
+    from udpguard._platform.interface import Ages
     from udpguard._ports import PortKeeper
+    from udpguard._screens import Screens
+    from udpguard.core.swept import Bulk
 
 logger = logging.getLogger("udpguard")
 
@@ -110,6 +110,8 @@ class Guard:
         if not isinstance(limits, Limits):
             raise TypeError(f"limits must be a udpguard.Limits such as Limits(pending=1000), not {limits!r}")
         check_hook("on_unexpected", on_unexpected)
+        from udpguard._screens import Screens  # see `_host`: it has to do with the machine's sockets
+
         self.host: Host = Machine()
         """Where its sockets and its random numbers come from."""
         self.registry: Registry = Registry(limits, self._random_bits, ports)

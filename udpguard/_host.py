@@ -2,6 +2,9 @@
 
 A loop that has an attribute `udpguard_host` is asked for sockets there (`udpguard.testing`); every other loop has those
 of the machine. All that an endpoint does lies above this seam, so what is simulated is what ships.
+
+What has to do with the machine's sockets (`_transport`, `_platform`) is loaded when it is needed first: that would take
+half of the time of `import udpguard`.
 """
 
 from __future__ import annotations
@@ -11,9 +14,7 @@ import logging
 import socket
 from typing import Any, Protocol, cast
 
-from udpguard._platform.chance import random_bits
-from udpguard._platform.sockets import bound_socket
-from udpguard._transport import BorrowedTransport, Channel, UdpTransport
+from udpguard._channel import Channel
 from udpguard.core.address import Address
 
 logger = logging.getLogger("udpguard")
@@ -70,23 +71,30 @@ class Machine:
     """The machine this runs on."""
 
     def __init__(self) -> None:
-        import random  # slow to load, and only who opens an endpoint needs it
+        import random
+
+        from udpguard._platform.chance import random_bits
 
         self._random = random.random
+        self._random_bits = random_bits
 
     def bind(self, address: Address, family: int, *, allow_broadcast: bool) -> socket.socket:
         """See `Host.bind`."""
+        from udpguard._platform.sockets import bound_socket
+
         return bound_socket(address, family, allow_broadcast=allow_broadcast)
 
     def channel(
         self, loop: asyncio.AbstractEventLoop, sock: BoundSocket, protocol: asyncio.DatagramProtocol
     ) -> Channel:
         """See `Host.channel`."""
+        from udpguard._transport import UdpTransport
+
         return UdpTransport(loop, cast("socket.socket", sock), protocol)
 
     def random_bits(self, count: int) -> int:
         """See `Host.random_bits`."""
-        return random_bits(count)
+        return self._random_bits(count)
 
     def random(self) -> float:
         """See `Host.random`."""
@@ -107,6 +115,8 @@ async def open_channel(
         return host.channel(loop, sock, protocol)
     except NotImplementedError:
         logger.debug("%r cannot watch sockets: its own datagram transport serves", loop)
+    from udpguard._transport import BorrowedTransport
+
     real = cast("socket.socket", sock)
     transport, _ = await loop.create_datagram_endpoint(lambda: protocol, sock=real)
     return BorrowedTransport(transport, real)

@@ -6,9 +6,9 @@ import asyncio
 import math
 from typing import cast
 
+from udpguard._channel import Channel
 from udpguard._guard import Guard
 from udpguard._sending import check_size, sending_error
-from udpguard._transport import Channel
 from udpguard._typing import override
 from udpguard.core.address import Wire
 from udpguard.core.source import Details, Entry, LongEntry

@@ -13,10 +13,10 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
+from udpguard._channel import Channel
 from udpguard._guard import Guard
 from udpguard._host import BoundSocket, Host
 from udpguard._protocol import GuardProtocol
-from udpguard._transport import Channel
 from udpguard.core.address import IPV4_WIRE, Address, Token, Wire, sockaddr_of
 from udpguard.core.memory import REMEMBERED
 from udpguard.core.ports import Ports

@@ -6,12 +6,11 @@ import asyncio
 import logging
 import socket
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from udpguard._channel import Channel
 from udpguard._errors import InvalidAddressError
 from udpguard._guard import Guard, UnexpectedHook
-from udpguard._platform.interface import Ages
-from udpguard._platform.sockets import Drops
-from udpguard._transport import Channel, UdpTransport
 from udpguard._typing import override
 from udpguard.core.address import Address, HostName, ReplyFrom, Wire, parse, refusal_to_ask, wire_of_source
 from udpguard.core.correlation import Correlator, check_correlator
@@ -21,6 +20,10 @@ from udpguard.core.registry import Batch
 from udpguard.core.source import Accept
 from udpguard.core.statistics import Statistics
 from udpguard.core.verdict import Reply
+
+if TYPE_CHECKING:
+    from udpguard._platform.interface import Ages
+    from udpguard._platform.sockets import Drops
 
 logger = logging.getLogger("udpguard")
 
@@ -116,6 +119,9 @@ class GuardProtocol(asyncio.DatagramProtocol):
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the transport."""
+        from udpguard._platform.sockets import Drops  # see `_host`
+        from udpguard._transport import UdpTransport
+
         if self._guard.loop is None:
             self._guard.bind(asyncio.get_running_loop())
         self._guard.opened()

@@ -18,9 +18,10 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
+from udpguard._channel import Channel
 from udpguard._platform.choice import open_filter
 from udpguard._platform.interface import SocketFilter
-from udpguard._transport import Channel, UdpTransport
+from udpguard._transport import UdpTransport
 from udpguard.core.address import ANYWHERE, IPV4_WIRE, IPV6_WIRE, Token
 from udpguard.core.flood import Backoff, Flood
 from udpguard.core.gate import Gate

@@ -7,7 +7,6 @@ import os
 from typing import cast
 
 from udpguard._errors import DatagramTooLargeError, InvalidAddressError, PeerUnreachableError, UdpGuardError
-from udpguard._platform.sockets import is_directed_broadcast
 from udpguard._typing import Buffer
 from udpguard.core.address import IPV4_WIRE, Wire, is_several, is_unscoped_link_local, peer_of
 
@@ -79,7 +78,7 @@ def _explained(error: OSError, data: bytes, wire: Wire, interface: str | None) -
             peer=peer,
             size=len(data),
         )
-    if error.errno == errno.EACCES and is_directed_broadcast(wire):
+    if error.errno == errno.EACCES and _is_broadcast(wire):
         return InvalidAddressError(
             f"{peer.host} is a broadcast address: a request to it can't be matched, endpoint.discover(…) asks many "
             f"at once; for that, and to send() there, open the endpoint with allow_broadcast=True",
@@ -113,6 +112,12 @@ _ADVICE = {
     ),
     errno.EBADF: "somebody closed the endpoint's socket: leave that to the endpoint, and open a new one",
 }
+
+
+def _is_broadcast(wire: Wire) -> bool:
+    from udpguard._platform.sockets import is_directed_broadcast  # see `_host`
+
+    return is_directed_broadcast(wire)
 
 
 def _advice(error: OSError, wire: Wire) -> str:

@@ -54,6 +54,8 @@ class SessionStatistics:
         refused: How often ICMP said that nothing listens at its peer.
     """
 
+    __module__ = "udpguard"  # where users find it
+
     sent: int
     received: int
     dropped: int
@@ -129,6 +131,8 @@ class Session:
 
     `async for data in session` gives what comes until the session is closed, or the peer refuses (`PeerRefusedError`).
     """
+
+    __module__ = "udpguard"  # where users find it
 
     __slots__ = ("__weakref__", "_addr", "_context", "_hears_host", "_line", "_max_queue", "_newest_goes", "_where")
 

@@ -46,8 +46,8 @@ from udpguard.core.swept import Bulk
 from udpguard.core.verdict import Reply
 
 if TYPE_CHECKING:
+    from udpguard._channel import Channel
     from udpguard._guard import Guard
-    from udpguard._transport import Channel
 
 Questions: TypeAlias = (
     Iterable[tuple[Addresses, Payload] | tuple[Addresses, Payload, object]]
@@ -69,6 +69,8 @@ class Sweep:
 
     Made by `Client.sweep`. Leaving the `async with` withdraws what is still in flight.
     """
+
+    __module__ = "udpguard"  # where users find it
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -15,8 +15,8 @@ from udpguard.core.source import Accept, Details, Entry, Sent, SweptQuestion
 from udpguard.core.verdict import Reply
 
 if TYPE_CHECKING:
+    from udpguard._channel import Channel
     from udpguard._sweep import Engine
-    from udpguard._transport import Channel
 
 
 class Ticket:

@@ -13,8 +13,9 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
+from udpguard._channel import Posted
 from udpguard._errors import EndpointClosedError, InvalidAddressError
 from udpguard._platform.choice import open_backend
 from udpguard._platform.interface import Ages, Backend
@@ -26,7 +27,6 @@ from udpguard._reports import MOST, TRIES, listener_of, open_reports
 from udpguard._typing import Buffer, override
 from udpguard._watermarks import WaterMarks
 from udpguard.core.address import IPV4_WIRE, HostName, Wire, mapped_sockaddr_of, parse, peer_of, sockaddr_of
-from udpguard.core.source import Entry
 
 # One wake-up reads at most so many datagrams, for at most so long, so that other tasks get their turn; what those who
 # are answered do takes several times as long.
@@ -43,60 +43,6 @@ _QUIET_TURNS: Final = 3
 
 Deliver: TypeAlias = Callable[[list[tuple[bytes, Wire]], Ages], None]
 """Takes what one drain read, and what tells when that arrived."""
-
-
-class Posted:
-    """Questions that leave together: their payloads, their peers, and what becomes of them."""
-
-    __slots__ = ("datas", "entries", "wires")
-
-    def __init__(self) -> None:
-        self.datas: list[bytes] = []
-        self.wires: list[Wire] = []
-        self.entries: list[Entry] = []
-
-
-class Channel(Protocol):
-    """What an endpoint sends through and listens to."""
-
-    posted: Posted
-    """What is to leave through it at the end of the loop's turn (`_outbox`)."""
-
-    def carries(self, wire: Wire) -> bool:
-        """Whether a peer of this family can be reached through it."""
-        ...
-
-    def transmit(self, data: bytes, wire: Wire, routing: Routing | None = None) -> bool:
-        """Send now, perhaps by a certain interface; False: not now, `resume_writing` will tell.
-
-        Raises:
-            OSError: The operating system will not send it.
-        """
-        ...
-
-    def transmit_many(self, datas: list[bytes], wires: list[Wire]) -> int:
-        """Send these in their order; how many left. What is in the way of the next, `transmit` tells."""
-        ...
-
-    def catch_up(self) -> bool:
-        """Read what has arrived already, as far as a turn of the loop may take; whether that is all of it."""
-        ...
-
-    def dropped(self) -> int:
-        """How many datagrams the kernel dropped, for want of room or by a socket filter, as far as it tells."""
-        ...
-
-    def get_extra_info(self, name: str, default: object = None) -> object:
-        """What `asyncio.BaseTransport.get_extra_info` tells."""
-        ...
-
-    def close(self) -> None:
-        """Close, after what is queued has left."""
-        ...
-
-    def abort(self) -> None:
-        """Close at once."""
-        ...
 
 
 class UdpTransport(WaterMarks):

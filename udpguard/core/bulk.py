@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from udpguard.core.address import IPV4_WIRE, Wire, is_tuple, known_wire, known_wires
 from udpguard.core.correlation import Slot, TransactionId
 from udpguard.core.ids import LATELY, IdPool
 from udpguard.core.registry import Registry
 from udpguard.core.source import Entry, Source, SweptQuestion
-from udpguard.core.swept import Bulk
+
+if TYPE_CHECKING:
+    from udpguard.core.swept import Bulk
 
 _FITS_EVERYWHERE: Final = 65_507
 _NEVER: Final = math.inf

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
 from udpguard._errors import DuplicateTransactionError
@@ -32,9 +32,11 @@ from udpguard.core.shapes import Shapes, is_wide
 from udpguard.core.source import AssignedQuestion, Details, Entry, Lasting, LongEntry, Sent, Source, source_of
 from udpguard.core.statistics import Counters, Statistics
 from udpguard.core.suspicion import Suspicion
-from udpguard.core.swept import Bulk
 from udpguard.core.timetable import Timetable
 from udpguard.core.verdict import Reason, Unexpected
+
+if TYPE_CHECKING:
+    from udpguard.core.swept import Bulk
 
 # As many as there are exchanges to be remembered: a late reply finds the record of its peer.
 _IDLE_SOURCES: Final = 65_536

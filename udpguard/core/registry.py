@@ -25,7 +25,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import repeat
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from udpguard.core.address import IPV4_WIRE, Peer, Wire, has_scope, peer_of
 from udpguard.core.correlation import Book, Slot
@@ -43,8 +43,10 @@ from udpguard.core.source import (
     Source,
     SweptQuestion,
 )
-from udpguard.core.swept import Bulk
 from udpguard.core.verdict import Reason, Reply
+
+if TYPE_CHECKING:
+    from udpguard.core.swept import Bulk
 
 Batch = Sequence[tuple[bytes, Wire]]
 """Datagrams as one drain of a socket read them: payload and source."""
