@@ -33,11 +33,10 @@ from udpguard._errors import (
     UdpGuardError,
 )
 from udpguard._protocol import GuardProtocol
-from udpguard.core.address import Address, Peer, ReplyFrom
+from udpguard.core.address import Address, Peer
 from udpguard.core.correlation import Correlator, TransactionId
 from udpguard.core.icmp import IcmpMessage
 from udpguard.core.options import DEFAULT, Default, Limits
-from udpguard.core.outcome import Outcome, Progress
 from udpguard.core.ports import Ports
 from udpguard.core.retransmission import AdaptiveRetry, Retry, RetryPolicy
 from udpguard.core.source import Accept
@@ -48,6 +47,8 @@ if _TYPE_CHECKING:
     from udpguard._discovery import Discovery
     from udpguard._session import Session, SessionStatistics
     from udpguard._sweep import Questions, Sweep
+    from udpguard.core.outcome import Outcome, Progress
+    from udpguard.core.reply_from import ReplyFrom
 
 __all__ = [
     "Accept",
@@ -101,12 +102,15 @@ __all__ = [
 
 _LATER = {
     "Discovery": "udpguard._discovery",
+    "Outcome": "udpguard.core.outcome",
+    "Progress": "udpguard.core.outcome",
     "Questions": "udpguard._sweep",
+    "ReplyFrom": "udpguard.core.reply_from",
     "Session": "udpguard._session",
     "SessionStatistics": "udpguard._session",
     "Sweep": "udpguard._sweep",
 }
-"""What is loaded when it is named or used first: not everybody needs the longer verbs."""
+"""What is loaded when it is named, or used, first: not everybody needs the longer verbs."""
 
 
 def __dir__() -> list[str]:

@@ -21,7 +21,6 @@ from udpguard.core.address import (
     Address,
     HostName,
     Peer,
-    ReplyFrom,
     Wire,
     is_limited_broadcast,
     parse,
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from udpguard._discovery import Discovery
     from udpguard._session import Session
     from udpguard._sweep import Questions, Sweep
+    from udpguard.core.reply_from import ReplyFrom
 
 
 class Expectation:

@@ -1,12 +1,12 @@
 """What the verbs of one client have in common: what it asks through, and what its callers may pass."""
 
-from __future__ import annotations
+# Annotations are no strings here: `typing.NamedTuple` would compile each, which doubles the time that it takes.
 
 import asyncio
 import inspect
 import socket
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, cast
 
 from udpguard._errors import InvalidAddressError
 from udpguard._exchange import Data, Exchange, Quota
@@ -14,12 +14,14 @@ from udpguard._guard import Guard
 from udpguard._resolve import Answer, Resolver
 from udpguard._sending import checked_data
 from udpguard._typing import Buffer, TypeIs
-from udpguard.core.address import Address, HostName, ReplyFrom, Sources, Wire, is_tuple, parse, refusal_to_ask
+from udpguard.core.address import Address, HostName, Sources, Wire, is_tuple, parse, refusal_to_ask
 from udpguard.core.correlation import Book, Correlator
-from udpguard.core.meant import suggestion
 from udpguard.core.options import DEFAULT_TIMEOUT, Default, check_hook, check_limit, checked_timeout
 from udpguard.core.retransmission import RetryPolicy
 from udpguard.core.source import Accept, Entry
+
+if TYPE_CHECKING:
+    from udpguard.core.reply_from import ReplyFrom
 
 Addresses: TypeAlias = Address | Sequence[Address]
 """One address, or a list of them: equivalent servers, tried in turn."""
@@ -42,7 +44,7 @@ class Settings(NamedTuple):
     timeout: float | None
     retry: RetryPolicy | None
 
-    def overridden(self, timeout: float | None | Default, retry: RetryPolicy | None | Default) -> Settings:
+    def overridden(self, timeout: float | None | Default, retry: RetryPolicy | None | Default) -> "Settings":
         """These settings, but for what is given in a place that has the last word.
 
         Where a schedule is given and a time-out isn't, the deadline is the schedule's own end.
@@ -94,7 +96,7 @@ class Context(NamedTuple):
         addr: Addresses,
         data: Payload,
         timeout: float | None | Default,
-        rest: tuple[RetryPolicy | None | Default, ReplyFrom, Accept | None],
+        rest: tuple[RetryPolicy | None | Default, "ReplyFrom", Accept | None],
         *,
         plain: bool,
         port: int | None = None,
@@ -118,7 +120,7 @@ class Context(NamedTuple):
         )
         return exchange.begin(loop.create_future(), parse_all(addr), self.resolver, settings.timeout, plain=plain)
 
-    def sources(self, reply_from: ReplyFrom, accept: Accept | None) -> Sources:
+    def sources(self, reply_from: "ReplyFrom", accept: Accept | None) -> Sources:
         """Where the answer to a request may come from, checked together with who judges it.
 
         Raises:
@@ -182,6 +184,8 @@ def written_addresses(addr: object) -> list[tuple[Wire | HostName, object]]:
     """One address or several, in canonical form and as they were written."""
     several = _is_list(addr) or (is_tuple(addr) and bool(addr) and isinstance(addr[0], tuple))
     if _is_list(addr) and len(addr) == 2 and isinstance(addr[0], str) and isinstance(addr[1], int):
+        from udpguard.core.meant import suggestion  # only who errs needs it
+
         meant = suggestion(addr) or "(host, port)"
         raise InvalidAddressError(f"{addr!r} is a list, which stands for several servers: pass {meant}", address=addr)
     written: list[object] = list(cast("Sequence[object]", addr)) if several else [addr]

@@ -9,9 +9,8 @@ import socket
 from collections import deque
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
-from udpguard._channel import Channel
 from udpguard._context import Context, written_addresses
 from udpguard._errors import (
     EndpointClosedError,
@@ -28,7 +27,6 @@ from udpguard._sending import check_size, checked_data, sending_error
 from udpguard._typing import Buffer, override
 from udpguard.core.address import (
     HostName,
-    ReplyFrom,
     Sources,
     Token,
     Wire,
@@ -42,6 +40,10 @@ from udpguard.core.options import Default, check_hook, check_limit, checked_wind
 from udpguard.core.retransmission import RetryPolicy, drawn
 from udpguard.core.source import Accept, Sent
 from udpguard.core.verdict import Reply
+
+if TYPE_CHECKING:
+    from udpguard._seams import Channel
+    from udpguard.core.reply_from import ReplyFrom
 
 logger = logging.getLogger("udpguard")
 

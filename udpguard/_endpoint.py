@@ -15,7 +15,7 @@ from udpguard._client import Client
 from udpguard._context import Settings, checked_quota
 from udpguard._errors import InvalidAddressError
 from udpguard._guard import Guard, UnexpectedHook
-from udpguard._host import BoundSocket, host_of, open_channel
+from udpguard._host import host_of, open_channel
 from udpguard._mistaken import used_with
 from udpguard._ports import Binder, PortKeeper, checked_ports
 from udpguard._protocol import GuardProtocol, literal
@@ -38,6 +38,9 @@ from udpguard.core.options import DEFAULT, DEFAULT_TIMEOUT, Default, Limits
 from udpguard.core.ports import Ports
 from udpguard.core.retransmission import RetryPolicy
 from udpguard.core.statistics import PeerStatistics, Statistics
+
+if TYPE_CHECKING:
+    from udpguard._seams import BoundSocket
 
 
 def open_endpoint(

@@ -19,9 +19,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from udpguard._channel import Channel
 from udpguard._errors import (
     DatagramTooLargeError,
     DuplicateTransactionError,
@@ -40,6 +39,9 @@ from udpguard.core.gate import Gate
 from udpguard.core.ids import IdPool
 from udpguard.core.retransmission import Retry, RetryPolicy, drawn
 from udpguard.core.source import Accept, Details, Entry, LongEntry, Source
+
+if TYPE_CHECKING:
+    from udpguard._seams import Channel
 
 Data: TypeAlias = bytes | Callable[[int], bytes]
 """A datagram, or a function of the attempt's number (0, 1, …) that gives it."""

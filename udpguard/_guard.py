@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
-from udpguard._channel import Channel
 from udpguard._errors import (
     EndpointClosedError,
     ForgerySuspectedError,
@@ -26,13 +25,12 @@ from udpguard._errors import (
     ReplyTimeoutError,
     TooManyPendingError,
 )
-from udpguard._host import Host, Machine, host_of
+from udpguard._host import Machine, host_of
 from udpguard._outbox import Outbox
 from udpguard._typing import override
 from udpguard.core.address import (
     IPV4_WIRE,
     IPV6_WIRE,
-    ReplyFrom,
     Sources,
     Wire,
     is_unscoped_link_local,
@@ -42,10 +40,8 @@ from udpguard.core.correlation import Book, TransactionId, checked_transaction, 
 from udpguard.core.explain import TimeoutFacts, explain
 from udpguard.core.gate import Gate
 from udpguard.core.icmp import NetworkError, sender_of
-from udpguard.core.judge import Settled
 from udpguard.core.options import KernelFilter, Limits, check_hook
 from udpguard.core.ports import Ports
-from udpguard.core.registry import Batch, Registry
 from udpguard.core.source import Accept, Details, Entry, LongEntry, SweptQuestion
 from udpguard.core.statistics import Statistics
 from udpguard.core.verdict import Reason, Reply, Unexpected
@@ -54,6 +50,10 @@ if TYPE_CHECKING:
     from udpguard._platform.interface import Ages
     from udpguard._ports import PortKeeper
     from udpguard._screens import Screens
+    from udpguard._seams import Channel, Host
+    from udpguard.core.judge import Settled
+    from udpguard.core.registry import Batch, Registry
+    from udpguard.core.reply_from import ReplyFrom
     from udpguard.core.swept import Bulk
 
 logger = logging.getLogger("udpguard")
@@ -110,7 +110,9 @@ class Guard:
         if not isinstance(limits, Limits):
             raise TypeError(f"limits must be a udpguard.Limits such as Limits(pending=1000), not {limits!r}")
         check_hook("on_unexpected", on_unexpected)
-        from udpguard._screens import Screens  # see `_host`: it has to do with the machine's sockets
+        # Loaded when there is a guard: they would be a tenth of the time of `import udpguard`.
+        from udpguard._screens import Screens
+        from udpguard.core.registry import Registry
 
         self.host: Host = Machine()
         """Where its sockets and its random numbers come from."""

@@ -12,59 +12,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
-from udpguard._channel import Channel
 from udpguard.core.address import Address
 
+if TYPE_CHECKING:
+    from udpguard._seams import BoundSocket, Channel, Host
+
 logger = logging.getLogger("udpguard")
-
-
-class BoundSocket(Protocol):
-    """A socket that is bound, as far as an endpoint wants to know."""
-
-    @property
-    def family(self) -> int:
-        """AF_INET or AF_INET6."""
-        ...
-
-    def getsockname(self) -> Any:
-        """Where it is bound."""
-        ...
-
-    def close(self) -> None:
-        """Close it."""
-        ...
-
-
-class Host(Protocol):
-    """Has sockets, and random numbers."""
-
-    def bind(self, address: Address, family: int, *, allow_broadcast: bool) -> BoundSocket:
-        """A UDP socket bound to a literal address; port 0 stands for a free one.
-
-        Raises:
-            OSError: The family is missing (EAFNOSUPPORT), or the address is in use or not this machine's.
-        """
-        ...
-
-    def channel(
-        self, loop: asyncio.AbstractEventLoop, sock: BoundSocket, protocol: asyncio.DatagramProtocol
-    ) -> Channel:
-        """What sends and receives through a socket, and closes it in the end.
-
-        Raises:
-            NotImplementedError: The loop can't watch sockets.
-        """
-        ...
-
-    def random_bits(self, count: int) -> int:
-        """So many bits that nobody can guess, for transaction ids and ports."""
-        ...
-
-    def random(self) -> float:
-        """A number in [0, 1), for schedules."""
-        ...
 
 
 class Machine:

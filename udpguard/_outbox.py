@@ -15,16 +15,16 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, cast
 
-from udpguard._channel import Channel, Posted
 from udpguard._errors import EndpointClosedError, UdpGuardError
 from udpguard._sending import sending_error
 from udpguard._typing import override
 from udpguard.core.address import Wire
-from udpguard.core.source import Details, Entry, SweptQuestion
+from udpguard.core.source import Details, Entry, Posted, SweptQuestion
 
 if TYPE_CHECKING:
     from udpguard._guard import Guard
     from udpguard._platform.routing import Routing
+    from udpguard._seams import Channel
 
 # As many leave with one call; a turn that asks more often sends in between, so that the first peers need not wait.
 _TOGETHER: Final = 64

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from udpguard._channel import Channel
 from udpguard._guard import Guard
 from udpguard._sending import check_size, sending_error
 from udpguard._typing import override
 from udpguard.core.address import Wire
 from udpguard.core.source import Details, Entry, LongEntry
+
+if TYPE_CHECKING:
+    from udpguard._seams import Channel
 
 
 class Outgoing(Details):

@@ -11,15 +11,16 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from udpguard._channel import Channel
 from udpguard._guard import Guard
-from udpguard._host import BoundSocket, Host
 from udpguard._protocol import GuardProtocol
 from udpguard.core.address import IPV4_WIRE, Address, Token, Wire, sockaddr_of
 from udpguard.core.memory import REMEMBERED
 from udpguard.core.ports import Ports
+
+if TYPE_CHECKING:
+    from udpguard._seams import BoundSocket, Channel, Host
 
 logger = logging.getLogger("udpguard")
 

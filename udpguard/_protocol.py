@@ -8,15 +8,13 @@ import socket
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from udpguard._channel import Channel
 from udpguard._errors import InvalidAddressError
 from udpguard._guard import Guard, UnexpectedHook
 from udpguard._typing import override
-from udpguard.core.address import Address, HostName, ReplyFrom, Wire, parse, refusal_to_ask, wire_of_source
+from udpguard.core.address import Address, HostName, Wire, parse, refusal_to_ask, wire_of_source
 from udpguard.core.correlation import Correlator, check_correlator
 from udpguard.core.icmp import NetworkError
 from udpguard.core.options import DEFAULT, DEFAULT_TIMEOUT, Default, Limits, checked_timeout
-from udpguard.core.registry import Batch
 from udpguard.core.source import Accept
 from udpguard.core.statistics import Statistics
 from udpguard.core.verdict import Reply
@@ -24,6 +22,9 @@ from udpguard.core.verdict import Reply
 if TYPE_CHECKING:
     from udpguard._platform.interface import Ages
     from udpguard._platform.sockets import Drops
+    from udpguard._seams import Channel
+    from udpguard.core.registry import Batch
+    from udpguard.core.reply_from import ReplyFrom
 
 logger = logging.getLogger("udpguard")
 

@@ -18,7 +18,6 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
-from udpguard._channel import Channel
 from udpguard._platform.choice import open_filter
 from udpguard._platform.interface import SocketFilter
 from udpguard._transport import UdpTransport
@@ -31,6 +30,7 @@ from udpguard.core.source import Entry
 
 if TYPE_CHECKING:
     from udpguard._guard import Guard
+    from udpguard._seams import Channel
 
 logger = logging.getLogger("udpguard")
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Generator
-from typing import Final, Literal, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias, cast
 
 from udpguard._context import Context, Payload
 from udpguard._errors import EndpointClosedError, InvalidAddressError, TooManyPendingError, UdpGuardError, another
@@ -20,7 +20,6 @@ from udpguard._typing import Buffer, override
 from udpguard.core.address import (
     HostName,
     Peer,
-    ReplyFrom,
     Token,
     Wire,
     host_token,
@@ -34,6 +33,9 @@ from udpguard.core.record import record
 from udpguard.core.retransmission import RetryPolicy
 from udpguard.core.source import Accept, Entry
 from udpguard.core.verdict import Decision, Reply
+
+if TYPE_CHECKING:
+    from udpguard.core.reply_from import ReplyFrom
 
 Drop: TypeAlias = Literal["oldest", "newest"]
 

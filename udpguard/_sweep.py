@@ -32,7 +32,7 @@ from udpguard._platform.alarm import Alarm, open_alarm
 from udpguard._supply import Supply
 from udpguard._swept import Again, SweptExchange, Ticket
 from udpguard._typing import override
-from udpguard.core.address import IPV4_WIRE, ReplyFrom, Sources, Wire, is_tuple
+from udpguard.core.address import IPV4_WIRE, Sources, Wire, is_tuple
 from udpguard.core.bulk import Outlet, ask_many
 from udpguard.core.correlation import TransactionId, request_key
 from udpguard.core.explain import shown
@@ -46,8 +46,9 @@ from udpguard.core.swept import Bulk
 from udpguard.core.verdict import Reply
 
 if TYPE_CHECKING:
-    from udpguard._channel import Channel
     from udpguard._guard import Guard
+    from udpguard._seams import Channel
+    from udpguard.core.reply_from import ReplyFrom
 
 Questions: TypeAlias = (
     Iterable[tuple[Addresses, Payload] | tuple[Addresses, Payload, object]]

@@ -15,7 +15,7 @@ from udpguard.core.source import Accept, Details, Entry, Sent, SweptQuestion
 from udpguard.core.verdict import Reply
 
 if TYPE_CHECKING:
-    from udpguard._channel import Channel
+    from udpguard._seams import Channel
     from udpguard._sweep import Engine
 
 

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-from udpguard._channel import Posted
 from udpguard._errors import EndpointClosedError, InvalidAddressError
 from udpguard._platform.choice import open_backend
 from udpguard._platform.interface import Ages, Backend
@@ -27,6 +26,7 @@ from udpguard._reports import MOST, TRIES, listener_of, open_reports
 from udpguard._typing import Buffer, override
 from udpguard._watermarks import WaterMarks
 from udpguard.core.address import IPV4_WIRE, HostName, Wire, mapped_sockaddr_of, parse, peer_of, sockaddr_of
+from udpguard.core.source import Posted
 
 # One wake-up reads at most so many datagrams, for at most so long, so that other tasks get their turn; what those who
 # are answered do takes several times as long.

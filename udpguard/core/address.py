@@ -19,25 +19,22 @@ Where a reply may come from is told by **tokens**, from the most to the least sp
 Zero as the scope of a wire or host token means that it matches on any link.
 """
 
-from __future__ import annotations
+# Annotations are no strings here: `typing.NamedTuple` would compile each, which doubles the time that it takes.
 
-import ipaddress
 import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from udpguard._errors import InvalidAddressError
 from udpguard._typing import TypeIs, override
-from udpguard.core.meant import suggestion
+
+if TYPE_CHECKING:
+    from udpguard.core.reply_from import Network, ReplyFrom
 
 Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 """A host (a name or a literal) and a port, or the 4-tuple of an IPv6 socket address."""
-
-Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
-ReplyFrom: TypeAlias = str | Address | Network | Sequence[str | Address | Network]
-"""Where a reply may come from: "peer", "host", "anywhere", an address, a network, or several of these."""
 
 Wire: TypeAlias = bytes
 Token: TypeAlias = bytes | tuple[int, bytes]
@@ -47,7 +44,6 @@ IPV4_WIRE: Final = 6
 IPV6_WIRE: Final = 26
 _MAPPED: Final = bytes(10) + b"\xff\xff"
 _NO_SCOPE: Final = bytes(4)
-_NETWORKS: Final = (str, ipaddress.IPv4Network, ipaddress.IPv6Network, ipaddress.IPv4Address, ipaddress.IPv6Address)
 _MAX_NAME: Final = 253
 _LABEL: Final = re.compile(r"(?!-)[^\s\x00-\x20\x7f:/?#@\[\]%\\.]{1,63}")
 
@@ -89,6 +85,24 @@ class HostName(NamedTuple):
         return f"{self.host}:{self.port}"
 
 
+def _packed4(host: str) -> bytes:
+    from ipaddress import IPv4Address  # slow to load, and not needed for `import udpguard`
+
+    return IPv4Address(host).packed
+
+
+def _packed6(host: str) -> bytes:
+    from ipaddress import IPv6Address
+
+    return IPv6Address(host).packed
+
+
+def _written6(packed: bytes) -> str:
+    from ipaddress import IPv6Address
+
+    return str(IPv6Address(packed))
+
+
 def wire_of(packed: bytes, port: int, scope: int = 0) -> Wire:
     """The wire of a packed IPv4 or IPv6 address; a mapped one gives its IPv4 peer's."""
     if len(packed) == 4:
@@ -111,7 +125,7 @@ def peer_of(wire: Wire) -> Peer:
     port = int.from_bytes(wire[:2], "big")
     if len(wire) == IPV4_WIRE:
         return Peer(f"{wire[2]}.{wire[3]}.{wire[4]}.{wire[5]}", port)
-    host = str(ipaddress.IPv6Address(wire[6:22]))
+    host = _written6(wire[6:22])
     scope = int.from_bytes(wire[22:], sys.byteorder)
     return Peer(f"{host}%{scope}" if scope else host, port)
 
@@ -146,8 +160,8 @@ def wire_of_source(host: str, port: int, scope: int = 0) -> Wire:
     """The wire of an address that came from a socket: always a literal, perhaps with a scope."""
     bare, _, zone = host.partition("%")
     if ":" not in bare:
-        return wire_of(ipaddress.IPv4Address(bare).packed, port)
-    return wire_of(ipaddress.IPv6Address(bare).packed, port, scope or (int(zone) if zone.isdecimal() else 0))
+        return wire_of(_packed4(bare), port)
+    return wire_of(_packed6(bare), port, scope or (int(zone) if zone.isdecimal() else 0))
 
 
 # ------------------------------------------------------------------------------------------- what callers write
@@ -196,6 +210,8 @@ def _no_address(address: object) -> str:
 
 def _meant(address: object, after: str = ": ") -> str:
     """What to pass instead, where that can be told."""
+    from udpguard.core.meant import suggestion  # only who errs needs it
+
     meant = suggestion(address)
     return f"{after}pass {meant}" if meant is not None else ""
 
@@ -242,8 +258,8 @@ def _literal(host: str, port: int, scope: int) -> Wire | None:
     """The wire of a literal without a zone; None for anything else."""
     try:
         if ":" in host:
-            return wire_of(ipaddress.IPv6Address(host).packed, port, scope)
-        return wire_of(ipaddress.IPv4Address(host).packed, port) if not scope else None
+            return wire_of(_packed6(host), port, scope)
+        return wire_of(_packed4(host), port) if not scope else None
     except ValueError:
         return None
 
@@ -251,7 +267,7 @@ def _literal(host: str, port: int, scope: int) -> Wire | None:
 def _scoped(host: str, port: int, scope: int, address: object, scope_index: Callable[[str], int]) -> Wire:
     bare, _, zone = host.partition("%")
     try:
-        packed = ipaddress.IPv6Address(bare).packed
+        packed = _packed6(bare)
     except ValueError:
         raise InvalidAddressError(_no_literal(host, address), address=address) from None
     if not zone:
@@ -420,7 +436,7 @@ class Sources:
 
     __slots__ = ("_fixed", "anywhere", "host", "peer")
 
-    def __init__(self, reply_from: ReplyFrom, scope_index: Callable[[str], int]) -> None:
+    def __init__(self, reply_from: "ReplyFrom", scope_index: Callable[[str], int]) -> None:
         self.peer: bool = False
         self.host: bool = False
         fixed: list[Token] = []
@@ -477,8 +493,7 @@ def _token(part: object, scope_index: Callable[[str], int]) -> Token:
     if isinstance(part, str) and "%" in part:
         return host_token(_scoped(part, 1, 0, part, scope_index))
     try:
-        # ip_network would take a number, or four bytes, for an address.
-        network = ipaddress.ip_network(part if isinstance(part, _NETWORKS) else repr(part))
+        network = _network(part)
     except ValueError as error:
         raise ValueError(
             f"reply_from={part!r} is none of 'peer', 'host', 'anywhere', an address (host, port), "
@@ -491,8 +506,12 @@ def _what_instead(part: object) -> str | None:
     """What was probably meant by what is no source; None where nobody can tell."""
     if not isinstance(part, str):
         return None
+    from ipaddress import ip_network
+
+    from udpguard.core.meant import suggestion
+
     try:
-        return f"it has host bits set, pass '{ipaddress.ip_network(part, strict=False)}'"
+        return f"it has host bits set, pass '{ip_network(part, strict=False)}'"
     except ValueError:
         pass
     meant = suggestion(part)
@@ -503,7 +522,15 @@ def _what_instead(part: object) -> str | None:
     return f"a host name must be looked up, pass the Peer that `await endpoint.resolve{meant}` gives"
 
 
-def _network_token(network: Network) -> Token:
+def _network(part: object) -> "Network":
+    from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+
+    # ip_network would take a number, or four bytes, for an address.
+    kinds = (str, IPv4Network, IPv6Network, IPv4Address, IPv6Address)
+    return ip_network(part if isinstance(part, kinds) else repr(part))
+
+
+def _network_token(network: "Network") -> Token:
     packed, length = network.network_address.packed, network.prefixlen
     if len(packed) == 16 and length >= 96 and packed[:12] == _MAPPED:
         packed, length = packed[12:], length - 96

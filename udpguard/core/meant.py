@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
+from ipaddress import IPv6Address
 from typing import Final, cast
 
 _NAME: Final = re.compile(r"(?!-)[\w-]{1,63}(\.(?!-)[\w-]{1,63})*\.?", re.ASCII)
@@ -51,7 +51,7 @@ def _taken_apart(text: str) -> tuple[str, str]:
 
 def _is_ipv6(text: str) -> bool:
     try:
-        return bool(ipaddress.IPv6Address(text))
+        return bool(IPv6Address(text))
     except ValueError:
         return False
 

@@ -1,6 +1,6 @@
 """What is pending, and what is known of the place it is expected from: the registry's records."""
 
-from __future__ import annotations
+# Annotations are no strings here: `typing.NamedTuple` would compile each, which doubles the time that it takes.
 
 import math
 from collections import OrderedDict
@@ -30,7 +30,7 @@ class Sent(NamedTuple):
 
     at: float
     times: int
-    peer: Source
+    peer: "Source"
     original: bytes | None
     ports: tuple[int, ...]
 
@@ -244,7 +244,7 @@ class Entry:
     """Whether the caller wants the reply's bytes alone."""
     ended: bool
     own_slot: Slot | None
-    source: Source | None
+    source: "Source | None"
     sent_at: float | None
 
     @property
@@ -527,3 +527,14 @@ def source_of(token: Token) -> Source:
     if isinstance(token, bytes) and len(token) == IPV6_WIRE and has_scope(token):
         return ScopedSource(token)
     return Source(token)
+
+
+class Posted:
+    """Questions that leave together: their payloads, their peers, and what becomes of them."""
+
+    __slots__ = ("datas", "entries", "wires")
+
+    def __init__(self) -> None:
+        self.datas: list[bytes] = []
+        self.wires: list[Wire] = []
+        self.entries: list[Entry] = []

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from udpguard._channel import Posted
 from udpguard._errors import EndpointClosedError, InvalidAddressError
 from udpguard._platform.routing import Routing
 from udpguard._transport import Deliver
@@ -17,6 +16,7 @@ from udpguard._typing import Buffer, override
 from udpguard._watermarks import WaterMarks
 from udpguard.core.address import HostName, Wire, parse, peer_of, sockaddr_of
 from udpguard.core.icmp import NetworkError
+from udpguard.core.source import Posted
 
 if TYPE_CHECKING:
     from udpguard.testing._hosts import SimulatedSocket

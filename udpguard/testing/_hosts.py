@@ -14,7 +14,6 @@ from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Final, Self
 
 from udpguard._errors import InvalidAddressError
-from udpguard._host import BoundSocket
 from udpguard._typing import override
 from udpguard.core.address import (
     IPV4_WIRE,
@@ -34,6 +33,7 @@ from udpguard.core.icmp import NetworkError
 from udpguard.testing._channel import SimulatedTransport
 
 if TYPE_CHECKING:
+    from udpguard._seams import BoundSocket
     from udpguard.testing._network import Network
 
 # What Linux uses unless told otherwise (net.ipv4.ip_local_port_range, net.core.rmem_default), and what an endpoint's

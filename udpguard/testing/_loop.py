@@ -15,7 +15,6 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, TypeVarTuple
 
-from udpguard._host import Host as HostSeam
 from udpguard._typing import override
 from udpguard.core.address import HostName, Wire, parse, sockaddr_of, wire_of_source
 from udpguard.testing._hosts import SimulatedSocket, current_host
@@ -23,6 +22,8 @@ from udpguard.testing._network import Network
 
 if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike
+
+    from udpguard._seams import Host as HostSeam
 
 _P = TypeVar("_P", bound=asyncio.BaseProtocol)
 _T = TypeVar("_T")

@@ -6,11 +6,10 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from udpguard._errors import InvalidAddressError
-from udpguard._host import BoundSocket, Machine, open_channel
-from udpguard._host import Host as HostSeam
+from udpguard._host import Machine, open_channel
 from udpguard._platform.sockets import local_wire
 from udpguard._typing import override
 from udpguard.core.address import (
@@ -26,6 +25,10 @@ from udpguard.core.address import (
 )
 from udpguard.testing._hosts import Host, current_host, is_loopback, literal_wire
 from udpguard.testing._loop import VirtualLoop
+
+if TYPE_CHECKING:
+    from udpguard._seams import BoundSocket
+    from udpguard._seams import Host as HostSeam
 
 
 class Place(asyncio.DatagramProtocol):
