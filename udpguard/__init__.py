@@ -17,9 +17,6 @@ from importlib import import_module as _import_module
 from types import FunctionType as _FunctionType
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-from udpguard._client import Client, Expectation
-from udpguard._context import Addresses, Payload
-from udpguard._endpoint import Endpoint, EndpointOpener, open_endpoint
 from udpguard._errors import (
     DatagramTooLargeError,
     DuplicateTransactionError,
@@ -32,23 +29,26 @@ from udpguard._errors import (
     TooManyPendingError,
     UdpGuardError,
 )
-from udpguard._protocol import GuardProtocol
 from udpguard.core.address import Address, Peer
 from udpguard.core.correlation import Correlator, TransactionId
 from udpguard.core.icmp import IcmpMessage
 from udpguard.core.options import DEFAULT, Default, Limits
 from udpguard.core.ports import Ports
 from udpguard.core.retransmission import AdaptiveRetry, Retry, RetryPolicy
-from udpguard.core.source import Accept
 from udpguard.core.statistics import PeerStatistics, Statistics
 from udpguard.core.verdict import Decision, NearMiss, Reason, Reply, Unexpected
 
 if _TYPE_CHECKING:
+    from udpguard._client import Client, Expectation
+    from udpguard._context import Addresses, Payload
     from udpguard._discovery import Discovery
+    from udpguard._endpoint import Endpoint, EndpointOpener, open_endpoint
+    from udpguard._protocol import GuardProtocol
     from udpguard._session import Session, SessionStatistics
     from udpguard._sweep import Questions, Sweep
     from udpguard.core.outcome import Outcome, Progress
     from udpguard.core.reply_from import ReplyFrom
+    from udpguard.core.source import Accept
 
 __all__ = [
     "Accept",
@@ -101,16 +101,25 @@ __all__ = [
 
 
 _LATER = {
+    "Accept": "udpguard.core.source",
+    "Addresses": "udpguard._context",
+    "Client": "udpguard._client",
     "Discovery": "udpguard._discovery",
+    "Endpoint": "udpguard._endpoint",
+    "EndpointOpener": "udpguard._endpoint",
+    "Expectation": "udpguard._client",
+    "GuardProtocol": "udpguard._protocol",
     "Outcome": "udpguard.core.outcome",
+    "Payload": "udpguard._context",
     "Progress": "udpguard.core.outcome",
     "Questions": "udpguard._sweep",
     "ReplyFrom": "udpguard.core.reply_from",
     "Session": "udpguard._session",
     "SessionStatistics": "udpguard._session",
     "Sweep": "udpguard._sweep",
+    "open_endpoint": "udpguard._endpoint",
 }
-"""What is loaded when it is named, or used, first: not everybody needs the longer verbs."""
+"""Values and errors are loaded at once; what needs asyncio is loaded when it is named first (PEP 562)."""
 
 
 def __dir__() -> list[str]:

@@ -46,6 +46,8 @@ class Expectation:
     As a context manager, `with` or `async with`, it withdraws itself at the end. Never awaited, it makes no noise.
     """
 
+    __module__ = "udpguard"  # where users find it
+
     def __init__(self, guard: Guard, owner: object, wire: Wire, future: ReplyFuture, port: int) -> None:
         self._guard = guard
         self._owner = owner  # an endpoint that nobody holds closes
@@ -116,6 +118,8 @@ class Client:
     An endpoint is a client, and `Endpoint.client()` makes more. They share sockets and statistics, and never take
     each other's replies.
     """
+
+    __module__ = "udpguard"  # where users find it
 
     if not TYPE_CHECKING:  # checkers show `__init__`
 

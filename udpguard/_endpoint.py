@@ -136,6 +136,9 @@ def _caller() -> Place:
     return Place(frame.f_code.co_filename, frame.f_lineno, str(frame.f_globals.get("__name__", "<unknown>")))
 
 
+open_endpoint.__module__ = "udpguard"  # where users find it
+
+
 def _port_of(where: Wire | HostName) -> int:
     return where.port if isinstance(where, HostName) else peer_of(where).port
 
@@ -147,6 +150,8 @@ def _family_of(wire: Wire) -> socket.AddressFamily:
 @used_with("async with udpguard.open_endpoint() as endpoint:")
 class EndpointOpener:
     """What `open_endpoint` returns: `await` it, or use it with `async with`; once."""
+
+    __module__ = "udpguard"  # where users find it
 
     def __init__(
         self,
@@ -280,6 +285,8 @@ class Endpoint(Client):
     Opened by `open_endpoint`. It is a `Client`, too. Use it with `async with`, or close it when you are done; a
     forgotten one gives a ResourceWarning.
     """
+
+    __module__ = "udpguard"  # where users find it
 
     def __init__(
         self,

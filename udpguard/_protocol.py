@@ -43,6 +43,8 @@ class GuardProtocol(asyncio.DatagramProtocol):
         limits: What may be held at once.
     """
 
+    __module__ = "udpguard"  # where users find it
+
     def __init__(
         self,
         *,

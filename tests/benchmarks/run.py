@@ -24,7 +24,7 @@ The other parts take half the rounds, and tell in their files how they are measu
 of others pending, `bench_pending.py`), "memory" (what a pending request holds, `bench_memory.py`), "junk" (goodput
 under a flood, `bench_junk.py`), "flood" (the socket filter against one, `bench_flood.py`), "drain" (a backlog after a
 blocked loop, `bench_drain.py`), "profile" (where an exchange's time goes, `bench_profile.py`), "names" (a name server
-asked for many names, beside massdns, `bench_names.py`).
+asked for many names, beside massdns, `bench_names.py`), "import" (the time of `import udpguard`, `bench_import.py`).
 
 The figures are medians for people to compare within one run. Nothing asserts them: machines differ, and are noisy.
 """
@@ -44,6 +44,7 @@ from typing import Any, Final
 import bench_drain
 import bench_exchange
 import bench_flood
+import bench_import
 import bench_junk
 import bench_machine
 import bench_massdns
@@ -65,6 +66,7 @@ PARTS: Final[Mapping[str, Part]] = {
     "drain": bench_drain,
     "profile": bench_profile,
     "names": bench_names,
+    "import": bench_import,
 }
 JSON_FORMAT: Final = 1
 
