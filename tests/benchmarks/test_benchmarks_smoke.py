@@ -133,13 +133,16 @@ class TestCommand:
         assert "8 in flight" in ended.out
 
     def test_every_other_part_runs(self, tmp_path: Path) -> None:
-        parts = ["pending", "memory", "junk", "flood", "drain", "profile"]
+        parts = ["pending", "memory", "junk", "flood", "drain", "profile", "import"]
         plots = tmp_path / "plots"
         ended = command(tmp_path, "--parts", *parts, "--only", "udpguard", "--plots", str(plots))
         assert ended.status == 0, ended.err
         assert all(map(is_answered, ended.runs("pending") + ended.runs("drain")))
         assert {run["pending"] for run in ended.runs("pending")} >= {1, 200}
         assert {run["backlog"] for run in ended.runs("drain")} == {2, 20}
+        imports = ended.document["import"]["summary"]
+        assert {line["contestant"] for line in imports} >= {"import asyncio", "import udpguard", "open an endpoint"}
+        assert all(line["wall"] > 0 and line["ratio"] > 0 and not line["trouble"] for line in imports)
         junk = ended.runs("junk")
         assert {(run["rate"], run["target"]) for run in junk} == {(0, "client"), (200, "client"), (200, "bystander")}
         assert all(run["asked"] == run["right"] + run["wrong"] + run["lost"] > 0 for run in junk)
