@@ -13,6 +13,7 @@
 are in seconds, an address is `(host, port)`, and an error says in its message what to do next.
 """
 
+import sys as _sys
 from importlib import import_module as _import_module
 from types import FunctionType as _FunctionType
 from typing import TYPE_CHECKING as _TYPE_CHECKING
@@ -119,7 +120,7 @@ _LATER = {
     "Sweep": "udpguard._sweep",
     "open_endpoint": "udpguard._endpoint",
 }
-"""Values and errors are loaded at once; what needs asyncio is loaded when it is named first (PEP 562)."""
+"""Values and errors are loaded at once, what needs asyncio when it is named first (PEP 562)."""
 
 
 def __dir__() -> list[str]:
@@ -142,3 +143,7 @@ if not _TYPE_CHECKING:  # type checkers would take any name for one of ours
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = globals()[name] = getattr(_import_module(_LATER[name]), name)
         return value
+
+
+if "asyncio" in _sys.modules:  # who has that is going to ask: then no loop is to stop for what is loaded later
+    _import_module("udpguard._endpoint")

@@ -38,6 +38,7 @@ TOLD: Final = {
     "_platform": "what one system can do",
     "core": "pure: no socket, no clock",
     "_errors": "what can go wrong",
+    "_typing": "names of newer Pythons",
 }
 
 

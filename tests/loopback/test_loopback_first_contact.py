@@ -226,11 +226,13 @@ async def test_a_forgotten_endpoint_is_shown_where_it_was_opened() -> None:
 
 
 FORGETFUL = """
-import asyncio, udpguard
+import asyncio, gc, udpguard
 
 async def main():
     endpoint = await udpguard.open_endpoint()
     endpoint.held = endpoint
+    del endpoint
+    gc.collect()
 
 asyncio.run(main())
 """
@@ -243,7 +245,8 @@ def test_python_shows_the_line_that_opened_it(tmp_path: Path) -> None:
         [sys.executable, "-X", "dev", str(program)], capture_output=True, text=True, timeout=60, check=True
     )
     assert f"{program}:5: ResourceWarning: the endpoint at " in done.stderr
-    assert done.stderr.splitlines()[1].strip() == "endpoint = await udpguard.open_endpoint()"
+    _, _, after = done.stderr.partition(f"{program}:5: ResourceWarning: ")
+    assert after.splitlines()[1].strip() == "endpoint = await udpguard.open_endpoint()"
 
 
 # -------------------------------------------------------------------------------------- another loop, or none

@@ -119,8 +119,10 @@ def _own_classes(home: ModuleType, definition: ast.ClassDef) -> Iterator[ast.Cla
 
 def _bases(definition: ast.ClassDef) -> str:
     decorators = [ast.unparse(decorator) for decorator in definition.decorator_list]
+    kinds = [KNOWN_AS.get(one, one) for one in decorators]
     bases = [ast.unparse(base) for base in (*definition.bases, *definition.keywords)]
-    return (f"({', '.join(bases)})" if bases else "") + "".join(f" @{KNOWN_AS.get(one, one)}" for one in decorators)
+    shown = f"({', '.join(bases)})" if bases else ""
+    return shown + "".join(f" @{kind}" for kind in kinds if kind.startswith("dataclass"))
 
 
 def _values(definition: ast.ClassDef) -> Iterator[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 
@@ -18,8 +19,22 @@ AT_ONCE = {
 }
 """Values and errors, and what they need."""
 WITH_ENDPOINTS = {
-    *("udpguard._asking", "udpguard._client", "udpguard._context", "udpguard._endpoint", "udpguard._exchange"),
-    *("udpguard._guard", "udpguard._host", "udpguard._outbox", "udpguard._outgoing", "udpguard._ports"),
+    *(
+        "udpguard._asking",
+        "udpguard._binding",
+        "udpguard._client",
+        "udpguard._context",
+        "udpguard._endpoint",
+        "udpguard._exchange",
+    ),
+    *(
+        "udpguard._guard",
+        "udpguard._host",
+        "udpguard._mistaken",
+        "udpguard._outbox",
+        "udpguard._outgoing",
+        "udpguard._ports",
+    ),
     *("udpguard._protocol", "udpguard._resolve", "udpguard._sending"),
     *("udpguard.core.gate", "udpguard.core.ids", "udpguard.core.source"),
 }
@@ -29,13 +44,13 @@ LIBRARY = {"__future__", "_bisect", "bisect"}
 
 
 def loaded_by(statement: str) -> set[str]:
-    """The modules that a statement loads, beyond those that asyncio does."""
-    program = f"""
-import asyncio, sys
-before = set(sys.modules)
-{statement}
-print(*sorted(set(sys.modules) - before))
-"""
+    """The modules that a program has loaded, beyond those that asyncio loads."""
+    return modules_of(statement) - modules_of("import asyncio")
+
+
+@cache
+def modules_of(statement: str) -> set[str]:
+    program = f"{statement}\nimport sys; print(*sys.modules)"
     return set(subprocess.check_output([sys.executable, "-I", "-c", program], text=True, timeout=60).split())
 
 
@@ -44,8 +59,11 @@ def test_to_import_it_loads_values_and_errors() -> None:
 
 
 def test_that_needs_no_asyncio_and_no_socket() -> None:
-    program = "import sys, udpguard; print(*{'asyncio', 'socket', 'ssl', 'ctypes', 'dataclasses'} & set(sys.modules))"
-    assert subprocess.check_output([sys.executable, "-I", "-c", program], text=True, timeout=60).split() == []
+    assert not {"asyncio", "socket", "ssl", "ctypes", "dataclasses"} & modules_of("import udpguard")
+
+
+def test_where_asyncio_is_loaded_already_no_loop_has_to_wait_for_what_is_named_first() -> None:
+    assert loaded_by("import asyncio, udpguard") == AT_ONCE | WITH_ENDPOINTS | LIBRARY
 
 
 @pytest.mark.parametrize("name", ["open_endpoint", "Endpoint", "Client", "GuardProtocol"])
