@@ -227,7 +227,7 @@ async def test_without_a_socket_to_be_had_the_quarantine_serves(monkeypatch: pyt
         def none_left(*_: object, **__: object) -> None:
             raise OSError(errno.EMFILE, "Too many open files")
 
-        monkeypatch.setattr("udpguard._host.bound_socket", none_left)
+        monkeypatch.setattr("udpguard._platform.sockets.bound_socket", none_left)
         task = asked(endpoint, server, b"y")
         _, addr = await server.next()
         assert addr == first
