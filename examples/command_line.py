@@ -48,7 +48,7 @@ def seconds(text: str) -> float:
 def complaint(error: Exception) -> str:
     """What went wrong, in a line."""
     if isinstance(error, socket.gaierror):
-        return f"{error.strerror}; check its spelling, and your name server"
+        return str(error.strerror)
     if isinstance(error, OSError) and not isinstance(error, udpguard.UdpGuardError) and error.strerror:
         return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())

@@ -75,7 +75,7 @@ async def converse(endpoint: udpguard.Endpoint, console: Console, host: str, por
     except (udpguard.PeerRefusedError, udpguard.ReplyTimeoutError) as error:
         console.say(f"{error}\nIs the server running there, on port {port}? (--port gives another.)")
     except socket.gaierror as error:
-        console.say(f"{error.strerror}. Check its spelling, and your name server.")
+        console.say(str(error.strerror))
     except (OSError, udpguard.UdpGuardError) as error:
         console.say(f"Nothing was sent to {host!r}: {error}")
     else:
