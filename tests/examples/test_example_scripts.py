@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from example_kit import EXAMPLES, LIMIT, check_refused, run
 
-EXTRA = {"rich", "distributed"}
+EXTRA = {"rich", "distributed", "dns", "puresnmp"}
 SHARED = ["command_line.py"]  # what several import
 SCRIPTS = sorted({path.name for path in EXAMPLES.glob("*.py")}.difference(SHARED))
 
@@ -58,6 +58,7 @@ def test_help(script: str) -> None:
 # What they take, where it isn't two words of any kind.
 TAKEN = {
     "ask.py": ["127.0.0.1:53", "00"],
+    "dnspython_backend.py": ["--server", "127.0.0.1", "example.org"],
     "radius_login.py": ["127.0.0.1", "nemo", "--secret", "x"],
     "snmp_get.py": ["127.0.0.1", "1.3.6.1"],
 }
