@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from example_kit import EXAMPLES, LIMIT, check_refused, run
 
-EXTRA = {"rich", "distributed", "dns", "puresnmp"}
+EXTRA = {"rich", "distributed", "dns", "puresnmp", "x690"}
 SHARED = ["command_line.py"]  # what several import
 SCRIPTS = sorted({path.name for path in EXAMPLES.glob("*.py")}.difference(SHARED))
 
