@@ -47,8 +47,6 @@ def seconds(text: str) -> float:
 
 def complaint(error: Exception) -> str:
     """What went wrong, in a line."""
-    if isinstance(error, socket.gaierror):
-        return str(error.strerror)
     if isinstance(error, OSError) and not isinstance(error, udpguard.UdpGuardError) and error.strerror:
         return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split())

@@ -105,7 +105,7 @@ async def test_a_server_that_is_off() -> None:
 async def test_a_name_that_nobody_has() -> None:
     status, _, (complaint,) = await ask("no-such-host.invalid:7", "00")
     assert status == 1
-    assert "is it spelt right?" in complaint
+    assert "'no-such-host.invalid': is " in complaint  # spelt right, or the network up
 
 
 @pytest.mark.parametrize("part", ["0", "0g", "hello", "00x", "x3", "00x-1", "00x100000", "", "00 01", "text"])
