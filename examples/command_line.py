@@ -63,6 +63,11 @@ def complaint_of(server: Server, error: Exception, silence: str = "") -> str:
     return text if str(server) in text or isinstance(error, socket.gaierror) else f"{server}: {text}"
 
 
+def missing(what: str, package: str) -> str:
+    """What to do about a package that is not there, in the environment that runs this."""
+    return f"{what} from {package}, which is not installed here: {sys.executable} -m pip install {package}"
+
+
 def shown(text: str) -> str:
     """What others wrote, without what would have the terminal do something."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

@@ -26,7 +26,7 @@ try:
     from rich.live import Live
     from rich.table import Table
 except ImportError:
-    sys.exit("the table comes from rich: pip install rich")
+    sys.exit(command_line.missing("the table comes", "rich"))
 
 GROUP = "239.255.255.250:1900"
 TTL = 2  # the architecture's own default

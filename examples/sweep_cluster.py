@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import udpguard
-from command_line import seconds
+from command_line import missing, seconds
 from dns_lookup import TYPES, server_address
 from dns_sweep import DnsQuestion, Found, Question, Say, Tally, found, positive, questions
 
@@ -184,7 +184,7 @@ def main() -> int:
     try:
         from distributed import Client, LocalCluster
     except ModuleNotFoundError:
-        parser.error("it needs Dask: pip install distributed")
+        parser.error(missing("Dask comes", "distributed"))
     settings = Settings(arguments.rate, arguments.in_flight, arguments.timeout, arguments.attempts)
     tally, status = Tally(), 130
     logging.getLogger("distributed").setLevel(logging.CRITICAL)

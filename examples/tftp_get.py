@@ -32,7 +32,7 @@ try:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 except ImportError:
-    sys.exit("the progress bar comes from rich: pip install rich")
+    sys.exit(command_line.missing("the progress bar comes", "rich"))
 
 PORT = 69
 READ, DATA, ACK, ERROR, OPTIONS = 1, 3, 4, 5, 6  # what a packet begins with (RFC 1350 section 5, RFC 2347)

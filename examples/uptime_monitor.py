@@ -32,7 +32,7 @@ try:
     from rich.live import Live
     from rich.table import Table
 except ImportError:
-    sys.exit("the table comes from rich: pip install rich")
+    sys.exit(command_line.missing("the table comes", "rich"))
 
 
 # ----------------------------------------------------------------------------------- the protocols

@@ -55,6 +55,21 @@ def test_help(script: str) -> None:
     assert not done.stderr
 
 
+NEED_RICH = ["ssdp_discover.py", "tftp_get.py", "uptime_monitor.py"]
+
+
+@pytest.mark.parametrize("script", NEED_RICH)
+def test_what_is_not_installed_is_named_with_the_line_that_installs_it(script: str) -> None:
+    without = (
+        "import runpy, sys; sys.modules['rich'] = None; sys.path.insert(0, sys.argv[1]); runpy.run_path(sys.argv[2])"
+    )
+    command = [sys.executable, "-c", without, str(EXAMPLES), str(EXAMPLES / script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(f" comes from rich, which is not installed here: {sys.executable} -m pip install rich")
+
+
 # What they take, where it isn't two words of any kind.
 TAKEN = {
     "ask.py": ["127.0.0.1:53", "00"],
