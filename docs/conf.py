@@ -24,6 +24,7 @@ html_title = f"udpguard {version}"
 html_static_path = ["_static"]
 html_css_files = ["udpguard.css"]
 html_copy_source = False
+html_use_index = False  # the reference has one of its own, by page
 html_show_sphinx = False
 pygments_style = "tango"
 pygments_dark_style = "github-dark"

@@ -1,4 +1,4 @@
-"""The tutorial is a way: each chapter says what one learns, and leads to the next; its programs fit the page."""
+"""The tutorial is a way: each chapter says what one learns, and leads to the next."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import pytest
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial"
 INDEX = (TUTORIAL / "index.md").read_text(encoding="utf-8")
 CHAPTERS = re.findall(r"^\d+\. \[(.+)\]\((.+\.md)\)$", INDEX, re.MULTILINE)
-CODE = re.compile(r"^```python.*?\n(.*?)^```", re.MULTILINE | re.DOTALL)
-WIDEST = 88  # characters of a program that a desktop browser shows without scrolling
 
 
 def text_of(name: str) -> str:
@@ -39,9 +37,3 @@ def test_each_page_leads_to_the_next() -> None:
     for page, following in pairwise(pages):
         link = f"Next: [{titles[following]}]({following})"
         assert text_of(page).partition("\n```{toctree}")[0].rstrip().endswith(link), page
-
-
-@pytest.mark.parametrize("page", [path.name for path in sorted(TUTORIAL.glob("*.md"))])
-def test_its_programs_fit_the_page(page: str) -> None:
-    lines = [line for code in CODE.findall(text_of(page)) for line in code.splitlines()]
-    assert not [line for line in lines if len(line) > WIDEST]
