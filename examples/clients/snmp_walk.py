@@ -37,7 +37,7 @@ async def walk(client: udpguard.Client, addr: udpguard.Address, community: str, 
         name = bytes(arc >> n & 0x7F | (n > 0) << 7 for arc in arcs for n in (28, 21, 14, 7, 0) if arc >> n or not n)
         asked = ber(2, key.to_bytes(4, "big")) + b"\2\1\0\2\1\x19" + ber(0x30, ber(0x30, ber(6, name) + ber(5, b"")))
         message = ber(0x30, b"\2\1\1" + ber(4, community.encode()) + ber(0xA5, asked))
-        data = await client.request(addr, message, accept=lambda reply: next(values(reply.data))[2][0] == key)  # noqa: B023
+        data = await client.request(addr, message, accept=lambda it: next(values(it.data))[2][0] == key)  # noqa: B023
         _, _, [_, status, _, found] = next(values(data))
         for oid, value in found or [(last, status)]:
             if oid[: len(prefix)] != prefix or (value is None and not status):  # no value: endOfMibView

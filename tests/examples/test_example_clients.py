@@ -65,7 +65,7 @@ def test_it_is_small_and_readable(script: str) -> None:
 def test_its_docstring_says_how_to_run_it(script: str) -> None:
     docstring = ast.get_docstring(ast.parse((CLIENTS / script).read_text()))
     assert docstring is not None
-    assert f"\n    python examples/clients/{script}" in docstring
+    assert f"python examples/clients/{script}" in docstring
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
