@@ -113,6 +113,12 @@ def test_each_picture_has_one_for_light_pages_and_one_for_dark_ones(site: Path) 
     assert shown > 5
 
 
+def test_search_knows_what_people_look_for(site: Path) -> None:
+    index = (site / "searchindex.js").read_text(encoding="utf-8")
+    for stem in ("timeout", "retri", "spoof", "hostnam", "snmp", "packet", "latenc", "broadcast"):
+        assert f'"{stem}":' in index or f",{stem}:" in index or f"{{{stem}:" in index, stem
+
+
 def test_programs_fit_a_desktop() -> None:
     wide = [
         f"{path.name}: {line}"
