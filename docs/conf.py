@@ -19,6 +19,10 @@ exclude_patterns = ["_build"]
 myst_heading_anchors = 4
 nitpicky = True
 
+# What is copied of a session in Jupyter or IPython is what was typed.
+copybutton_prompt_text = r"In \[\d+\]: | {3}\.\.\.: "
+copybutton_prompt_is_regexp = True
+
 html_theme = "furo"
 html_title = f"udpguard {version}"
 html_static_path = ["_static"]
