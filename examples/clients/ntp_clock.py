@@ -57,4 +57,4 @@ async def main(*servers: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    sys.exit(asyncio.run(main(*sys.argv[1:])) if sys.argv[1:] not in ([], ["--help"]) else __doc__)

@@ -1,4 +1,7 @@
-"""List all values below an OID: python examples/clients/snmp_walk.py 192.0.2.1 161 public 1.3.6.1.2.1.1 (SNMPv2c)."""
+"""Lists all values below an OID (SNMPv2c).
+
+python examples/clients/snmp_walk.py 192.0.2.1 161 public 1.3.6.1.2.1.1
+"""
 
 import asyncio
 import secrets
@@ -14,17 +17,14 @@ def ber(tag: int, content: bytes) -> bytes:  # with a longer length than need be
 
 
 def oid_of(content: bytes) -> tuple[int, ...]:  # X.690 section 8.19: seven bits a byte; a number's last begins with 0
-    bits = "".join(f"{byte & 0x7F:07b}" + " " * (byte < 0x80) for byte in content)
-    first, *others = (int(number, 2) for number in bits.split())
+    first, *others = (int(n, 2) for n in "".join(f"{byte & 0x7F:07b}{' ' * (byte < 0x80)}" for byte in content).split())
     return (top := min(first // 40, 2), first - 40 * top, *others)
 
 
 def values(data: bytes, at: int = 0) -> Iterator[Any]:  # bytes, numbers, OIDs, None (there is no value), lists of such
     while at < len(data):
-        tag, size = data[at : at + 2]
-        start = at + 2 + (size & 0x7F if size > 0x7F else 0)
-        at = start + (int.from_bytes(data[at + 2 : start], "big") if size > 0x7F else size)
-        content = data[start:at]
+        tag, start = data[at], at + 2 + max(data[at + 1] - 0x80, 0)  # X.690 section 8.1.3: a length of several bytes
+        content = data[start : (at := start + int.from_bytes(data[at + 2 : start] or data[at + 1 : start], "big"))]
         other = oid_of(content) if tag == 0x06 else int.from_bytes(content, "big", signed=True) if content else None
         yield [*values(content)] if tag & 0x20 else content if tag in (0x04, 0x40, 0x44) else other
 
@@ -55,6 +55,6 @@ async def main(host: str, port: str, community: str, root: str) -> None:
 
 if __name__ == "__main__":
     try:
-        asyncio.run(main(*sys.argv[1:]))
+        sys.exit(asyncio.run(main(*sys.argv[1:])) if len(sys.argv) == 5 else __doc__)
     except (OSError, ValueError, udpguard.UdpGuardError) as error:
         sys.exit(str(error))

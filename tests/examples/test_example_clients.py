@@ -10,6 +10,7 @@ import asyncio
 import importlib
 import io
 import struct
+import subprocess
 import sys
 import time
 import tokenize
@@ -18,7 +19,7 @@ from contextlib import asynccontextmanager
 from types import ModuleType
 
 import pytest
-from example_kit import EXAMPLES
+from example_kit import EXAMPLES, LIMIT
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,6 +52,16 @@ def test_they_are_there() -> None:
     assert {"a2s_split.py", "coap_separate.py", "dns_failover.py", "ntp_clock.py"} <= set(SCRIPTS)
 
 
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_it_says_how_it_is_run(script: str, arguments: list[str]) -> None:
+    command = [sys.executable, str(CLIENTS / script), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"python examples/clients/{script} " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_it_is_small_and_readable(script: str) -> None:
     text = (CLIENTS / script).read_text()
@@ -65,7 +76,7 @@ def test_it_is_small_and_readable(script: str) -> None:
 def test_its_docstring_says_how_to_run_it(script: str) -> None:
     docstring = ast.get_docstring(ast.parse((CLIENTS / script).read_text()))
     assert docstring is not None
-    assert f"python examples/clients/{script}" in docstring
+    assert any(line.strip().startswith(f"python examples/clients/{script} ") for line in docstring.splitlines())
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
