@@ -229,8 +229,10 @@ def test_blocking_for_less_than_nothing_is_refused() -> None:
 
 
 async def test_a_simulation_inside_a_running_loop_is_refused_with_advice() -> None:
-    with Simulation() as sim, pytest.raises(RuntimeError, match="from a plain function"):
-        sim.run(asyncio.sleep(0))
+    with Simulation() as sim:
+        with pytest.raises(RuntimeError, match=r"from a plain function.*`await asyncio.to_thread\(run, main\)`"):
+            sim.run(asyncio.sleep(0))
+    assert await asyncio.to_thread(run, asyncio.sleep(3600, "an hour later")) == "an hour later"
 
 
 def test_names_are_the_networks() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import time
 from collections import Counter
 from typing import Any
@@ -215,6 +216,63 @@ def test_a_handler_that_raises_is_reported_and_the_server_goes_on() -> None:
             return await endpoint.request(server.address, b"x", retry=retry), [type(one) for one in failed]
 
     assert in_simulation(main) == (b"fine", [LookupError])
+
+
+async def a_coroutine(request: Request) -> bytes:
+    return request.data
+
+
+@pytest.mark.parametrize(
+    ("handler", "says"),
+    [
+        (a_coroutine, "handler must be a plain function, not a coroutine function"),
+        (b"22 degrees", "handler must be a function, not b'22 degrees'"),
+    ],
+)
+def test_a_handler_is_a_plain_function(handler: Any, says: str) -> None:
+    with pytest.raises(TypeError, match=says):
+        Server(handler)
+
+
+@everywhere
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ("22 degrees", "an answer must be bytes, not str: encode it, as in text.encode()"),
+        ([b"fine", "22 degrees"], "an answer must be bytes, not str: encode it"),
+        (22, "an answer must be bytes, not int"),
+        (b"x" * 65_508, "65508 bytes for 127.0.0.1:"),
+        (Answer(b"x" * 65_508, delay=0.01), "65508 bytes for 127.0.0.1:"),
+    ],
+)
+def test_what_is_no_answer_is_told(run: Any, answer: Any, says: str) -> None:
+    async def main() -> str:
+        told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.set_result(str(context["exception"])))
+        async with Server(lambda _: answer) as server, udpguard.open_endpoint() as endpoint:
+            await endpoint.send(server.address, b"how warm?")
+            return await told
+
+    assert says in run(main)
+
+
+@everywhere
+def test_any_bytes_are_an_answer(run: Any) -> None:
+    assert asked(run, lambda _: bytearray(b"22 degrees"))[0].data == b"22 degrees"
+
+
+@pytest.mark.parametrize(
+    ("host", "says"),
+    [("192.0.2.77", "none of this machine's addresses; in a simulation"), ("127.0.0.1", "another socket has it")],
+)
+def test_where_no_server_can_be_is_told(host: str, says: str) -> None:
+    async def main() -> str:
+        async with Server() as server:
+            with pytest.raises(OSError, match=f"could not bind to {host}:{server.address.port}: .*{says}") as caught:
+                await Server(host=host, port=server.address.port).__aenter__()
+            return errno.errorcode[caught.value.errno or 0]
+
+    assert really(main) in {"EADDRNOTAVAIL", "EADDRINUSE"}
 
 
 # -------------------------------------------------------------------------------------------------- impostors

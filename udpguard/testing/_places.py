@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 from udpguard._errors import InvalidAddressError
 from udpguard._host import Machine, open_channel
 from udpguard._platform.sockets import local_wire
+from udpguard._sending import check_size
 from udpguard._typing import override
 from udpguard.core.address import (
     IPV4_WIRE,
@@ -69,8 +71,13 @@ class Place(asyncio.DatagramProtocol):
             raise
 
     def send(self, data: bytes, wire: Wire) -> None:
-        """Send a datagram; while the socket is busy it waits its turn."""
+        """Send a datagram; while the socket is busy it waits its turn.
+
+        Raises:
+            DatagramTooLargeError: It is more than UDP carries.
+        """
         assert self._transport is not None
+        check_size(data, wire)
         self._transport.sendto(data, sockaddr_of(wire))
 
     def close(self) -> None:
@@ -131,7 +138,22 @@ def _bind(loop: asyncio.AbstractEventLoop, host: str | Host, port: int) -> tuple
     if isinstance(loop, VirtualLoop):
         local = is_loopback(wire) or not any(wire[2:])
         where = current_host(loop.network) if local else loop.network.host(host)
-    return where, where.bind(sockaddr_of(wire), _family(wire), allow_broadcast=False)
+    try:
+        return where, where.bind(sockaddr_of(wire), _family(wire), allow_broadcast=False)
+    except OSError as error:
+        raise _named(error, wire) from error
+
+
+def _named(error: OSError, wire: Wire) -> OSError:
+    """The refusal to bind, as another of the same kind that says where, and what to do."""
+    advice = {
+        errno.EADDRINUSE: ": another socket has it, and port 0 is any free one",
+        errno.EADDRNOTAVAIL: ": it is none of this machine's addresses; in a simulation, as of "
+        "udpguard.testing.run(main), a server may have any",
+    }
+    return OSError(
+        error.errno, f"could not bind to {peer_of(wire)}: {error.strerror}{advice.get(error.errno or 0, '')}"
+    )
 
 
 def _is_ipv4(wire: Wire) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, Self, TypeAlias
 
+from udpguard._sending import checked_data
 from udpguard._typing import override
 from udpguard.core.address import Address, Peer, Wire, peer_of
+from udpguard.core.options import check_hook
 from udpguard.testing._hosts import Host
 from udpguard.testing._places import Later, Place, literal_address, neighbour
 
@@ -107,6 +109,20 @@ def with_other_id(data: bytes, offset: int = 0, length: int = 2) -> bytes:
     return data[:offset] + bytes(byte ^ 0xFF for byte in data[offset:end]) + data[end:]
 
 
+def _each(given: object) -> Iterator[Answer]:
+    """What a handler gave, one by one.
+
+    Raises:
+        TypeError: It is none of `Answers`.
+    """
+    if given is None:
+        return
+    if isinstance(given, (bytes, bytearray, str, Answer)) or not isinstance(given, Iterable):
+        given = [given]
+    for answer in given:
+        yield answer if isinstance(answer, Answer) else Answer(checked_data(answer, what="an answer"))
+
+
 class Server:
     """A UDP server for tests; use it with `async with`.
 
@@ -116,13 +132,18 @@ class Server:
     It works in a simulation and on every other loop, there with a real socket.
 
     Args:
-        handler: Gives the answers to a `Request`; what it raises goes to the loop's exception handler.
+        handler: Gives the answers to a `Request`; a plain function, whose `Answer` may have a delay. What it raises
+            goes to the loop's exception handler.
         host: Where it is: an address, or a `Host` of the simulation, of which it then hears all addresses. In a
             simulation an address that nobody has yet gets a host.
         port: The port; 0 for a free one.
+
+    Raises:
+        TypeError: The handler is no function, or a coroutine function.
     """
 
     def __init__(self, handler: Handler = echo, host: str | Host = "127.0.0.1", port: int = 0) -> None:
+        check_hook("handler", handler)
         self._handler = handler
         self._where = (host, port)
         self._place = Place(self._received)
@@ -163,6 +184,7 @@ class Server:
 
         Raises:
             InvalidAddressError: An address is no literal.
+            DatagramTooLargeError: It is more than UDP carries.
             OSError: There can't be a socket where it is to leave from.
             ValueError: Nobody says who gets it.
         """
@@ -202,11 +224,8 @@ class Server:
         self.requests.append(request)
         self._unread.append(request)
         self._came.set()
-        answers = self._handler(request)
-        if answers is None:
-            return
-        for answer in [answers] if isinstance(answers, (bytes, Answer)) else answers:
-            self._answer(Answer(answer) if isinstance(answer, bytes) else answer, peer)
+        for answer in _each(self._handler(request)):
+            self._answer(answer, peer)
 
     def _answer(self, answer: Answer, asker: Peer) -> None:
         place = self._known_place(answer.sent_from)

@@ -105,7 +105,10 @@ def _check_no_loop(main: object) -> None:
         return
     if asyncio.iscoroutine(main):
         main.close()
-    raise RuntimeError("a simulation runs a loop of its own: call run() from a plain function (def test_…, no async)")
+    raise RuntimeError(
+        "a simulation runs a loop of its own: call run() from a plain function (def test_…, no async); "
+        "where a loop runs already, as in a notebook, write `await asyncio.to_thread(run, main)`"
+    )
 
 
 def run(
