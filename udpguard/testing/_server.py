@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, Self, TypeAlias
+from typing import Final, Literal, NamedTuple, Self, TypeAlias, cast
 
 from udpguard._sending import checked_data
 from udpguard._typing import override
@@ -117,10 +117,12 @@ def _each(given: object) -> Iterator[Answer]:
     """
     if given is None:
         return
-    if isinstance(given, (bytes, bytearray, str, Answer)) or not isinstance(given, Iterable):
-        given = [given]
-    for answer in given:
+    for answer in cast("Iterable[object]", given) if _are_several(given) else (given,):
         yield answer if isinstance(answer, Answer) else Answer(checked_data(answer, what="an answer"))
+
+
+def _are_several(given: object) -> bool:
+    return isinstance(given, Iterable) and not isinstance(given, (bytes, bytearray, str))
 
 
 class Server:
