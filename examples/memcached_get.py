@@ -30,6 +30,7 @@ FRAME = struct.Struct("!HHHH")
 REQUEST_IDS = udpguard.TransactionId(0, 2, assign=True)
 MOST_PARTS = 1_024  # at 1,400 bytes, more than the largest value of a server that isn't told otherwise, 1 MiB
 LONGEST_KEY = 250
+LONGEST_NUMBER = 10  # digits of a value's size
 AT_ONCE = 16  # questions in flight: a burst of answers has to fit into the receive buffer
 
 
@@ -50,7 +51,7 @@ class Collector:
 
     def __init__(self) -> None:
         self.whole = b""
-        self._parts: dict[int, dict[int, bytes]] = {}  # by attempt and number
+        self._parts: dict[int, tuple[int, dict[int, bytes]]] = {}  # by attempt: how many there are, and which came
 
     def accept(self, reply: udpguard.Reply) -> bool:
         """Take a datagram in; True if it was the last one that was missing."""
@@ -59,7 +60,9 @@ class Collector:
         attempt, number, count, _ = FRAME.unpack_from(reply.data)
         if not number < count <= MOST_PARTS:
             raise ValueError(f"it claims to be datagram {number} of {count}")
-        parts = self._parts.setdefault(attempt, {})
+        first_said, parts = self._parts.setdefault(attempt, (count, {}))
+        if count != first_said:
+            raise ValueError(f"it is one of {count} datagrams, and those before it were of {first_said}")
         parts.setdefault(number, reply.data[FRAME.size :])
         if len(parts) < count:
             raise ValueError(f"{len(parts)} of {count} datagrams of the answer came")  # quoted, when it times out
@@ -73,12 +76,16 @@ def value(answer: bytes, key: bytes) -> bytes | None:
         return None
     head, _, rest = answer.partition(b"\r\n")
     words = head.split(b" ")
-    if len(words) < 4 or words[:2] != [b"VALUE", key] or not words[3].isdigit():
+    if len(words) < 4 or words[:2] != [b"VALUE", key] or not is_size(words[3]):
         raise MemcachedError(f"the server says: {command_line.shown(head.decode(errors='replace'))}")
     size = int(words[3])
     if rest[size:] != b"\r\nEND\r\n":
         raise MemcachedError(f"the server gives a value that is not the {size:,} bytes long that it says")
     return rest[:size]
+
+
+def is_size(word: bytes) -> bool:
+    return word.isdigit() and len(word) <= LONGEST_NUMBER
 
 
 async def get(client: udpguard.Client, server: udpguard.Address, key: bytes) -> bytes | None:

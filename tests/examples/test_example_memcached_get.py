@@ -85,6 +85,7 @@ async def test_what_others_wrote_is_shown_harmlessly() -> None:
         (b"\x1b[2J", "the server says: \\x1b[2J"),
         (found(b"other", b"x"), "the server says: VALUE other 0 1"),
         (b"VALUE key 0 x\r\nx\r\nEND\r\n", "the server says: VALUE key 0 x"),
+        (b"VALUE key 0 " + b"9" * 5000 + b"\r\nx\r\nEND\r\n", "the server says: VALUE key 0 " + "9" * 5000),
         (b"VALUE key 0 9\r\nx\r\nEND\r\n", "the server gives a value that is not the 9 bytes long that it says"),
         (found(b"key", b"x") + b"more", "the server gives a value that is not the 1 bytes long that it says"),
     ],
@@ -114,6 +115,18 @@ FORGERIES: dict[str, Callable[[bytes], bytes]] = {
 async def test_forgeries_change_nothing(forge: Callable[[bytes], bytes]) -> None:
     async with serving(lambda request, before: [forge(request), *honest(request, before)]) as (server,):
         assert await get(server.at, "key") == (0, ["key: the value of key"], [])
+
+
+async def test_parts_that_contradict_each_other_are_never_put_together() -> None:
+    def contradicting(request: bytes, before: int) -> list[bytes]:
+        parts = in_parts(request, found(b"key", b"x" * 20), size=12)
+        assert len(parts) > 2
+        return [*parts[:2], request[:2] + struct.pack("!HHH", 0, 1, 0) + b"END\r\n"]
+
+    async with serving(contradicting) as (server,):
+        status, out, err = await get(server.at, "key", timeout=HASTY)
+    assert (status, out) == (1, [])
+    assert "it is one of 1 datagrams, and those before it were of " in err[0]
 
 
 async def test_a_part_that_never_comes_is_told_of() -> None:
