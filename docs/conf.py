@@ -1,6 +1,5 @@
 """How Sphinx builds this folder into a site: README has the command."""
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +7,13 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
+import udpguard
+
 HERE = Path(__file__).parent
 
 project = "udpguard"
 copyright = "the udpguard developers"  # noqa: A001 # Sphinx's name
-version = release = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+version = release = udpguard.__version__
 
 extensions = ["myst_parser", "sphinx_copybutton"]
 exclude_patterns = ["_build"]

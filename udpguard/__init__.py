@@ -101,6 +101,9 @@ __all__ = [
 ]
 
 
+__version__ = "0.1.0"
+"""The one place where the version stands: what is built reads it here."""
+
 _LATER = {
     "Accept": "udpguard.core.source",
     "Addresses": "udpguard._context",
