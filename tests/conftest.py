@@ -37,9 +37,11 @@ def pytest_asyncio_loop_factories(
 # What runs in virtual time, or without any: the same on every loop and backend, and long.
 ONCE = ("cancellation", "clients", "fuzzing", "odds", "schedules", "simulation", "sweeps")
 ONCE_OF_CORE = ("test_core_interleavings.py", "test_core_schedules.py")
-# Half of all the time: a hundred thousand pending, each example with each stream closed, the benchmarks' own tests.
+# Half of all the time: a hundred thousand pending, each example with each stream closed, each printed program, the
+# benchmarks' own tests.
 SLOW = (
     "test_benchmarks_smoke.py",
+    "test_docs_blocks.py",
     "test_example_scripts.py",
     "test_example_ssdp_discover.py",
     "test_loopback_concurrency.py",
