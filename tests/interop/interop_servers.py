@@ -96,9 +96,11 @@ def program(name: str) -> str:
 # The servers
 
 
-def unbound(directory: Path, host: str = "127.0.0.1", network: int = 1) -> AbstractContextManager[Server]:
-    """unbound, the authority for `ZONE`; it knows nothing else and asks nobody."""
-    data = [f"{name} {rrtype} {text}" for name, rrtype, text in _records()]
+def unbound(
+    directory: Path, host: str = "127.0.0.1", network: int = 1, *, tcp: bool = False, more: Iterable[str] = ()
+) -> AbstractContextManager[Server]:
+    """unbound, the authority for `ZONE`; it knows nothing else, but for some records `more`, and asks nobody."""
+    data = [*(f"{name} {rrtype} {text}" for name, rrtype, text in _records()), *more]
     data += [f"{name} A {address}" for name, address in _bulk(network)]
 
     def command(port: int, token: str) -> list[str]:
@@ -109,7 +111,7 @@ server:
     interface: {host}
     port: {port}
     do-daemonize: no
-    do-tcp: no
+    do-tcp: {"yes" if tcp else "no"}
     do-ip4: {"no" if ":" in host else "yes"}
     do-ip6: {"yes" if ":" in host else "no"}
     outgoing-interface: {host}

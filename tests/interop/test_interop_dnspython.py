@@ -15,12 +15,10 @@ import dns.exception
 import dns.message
 import dns.nameserver
 import interop_dns
-import interop_resolver
 import interop_servers
 import pytest
 from conftest import EXAMPLES
 from interop_checks import Witness, check_at_rest
-from interop_resolver import LONG, STRINGS
 from interop_servers import BULK, ZONE, Server
 
 import udpguard
@@ -28,12 +26,17 @@ from udpguard.testing import Impostor
 
 pytestmark = pytest.mark.interop
 
+LONG = f"long.{ZONE}"
+STRINGS = [f"{number:02}-{'x' * 60}" for number in range(20)]
+"""The TXT records of `LONG`: more than the 512 bytes of an answer without EDNS (RFC 1035 section 4.2.1)."""
+
 
 @pytest.fixture(scope="module")
 def server(
     start: Callable[[AbstractContextManager[Server]], Server], tmp_path_factory: pytest.TempPathFactory
 ) -> Server:
-    return start(interop_resolver.unbound(tmp_path_factory.mktemp("unbound-tcp")))
+    long = [f'{LONG} TXT "{text}"' for text in STRINGS]
+    return start(interop_servers.unbound(tmp_path_factory.mktemp("unbound-tcp"), network=7, tcp=True, more=long))
 
 
 @pytest.fixture
