@@ -12,7 +12,13 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "how-to" / "when-it-does-not-work.md"
 SEEN = re.compile(r"^\| (``? ?)(.+?)( ?``?) \|", re.MULTILINE)
 # What Python says, not the package: what provokes it is in tests/loopback/test_loopback_first_contact.py.
-PYTHONS = ("RuntimeWarning: coroutine", "'coroutine' object", "asyncio.run() cannot")
+PYTHONS = (
+    "RuntimeWarning: coroutine",
+    "'coroutine' object",
+    "asyncio.run() cannot",
+    "No module named",
+    "partially initialized",
+)
 
 
 def messages() -> list[str]:

@@ -249,6 +249,29 @@ def test_python_shows_the_line_that_opened_it(tmp_path: Path) -> None:
     assert after.splitlines()[1].strip() == "endpoint = await udpguard.open_endpoint()"
 
 
+# -------------------------------------------------------------------------------- what Python itself has to say
+
+OWN_FILE = "import asyncio, udpguard\n\n\nasync def main():\n    udpguard.open_endpoint()\n\n\nasyncio.run(main())\n"
+
+
+def last_line(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    return done.stderr.splitlines()[-1]
+
+
+def test_a_file_of_the_packages_name_is_imported_in_its_place(tmp_path: Path) -> None:
+    program = tmp_path / "udpguard.py"
+    program.write_text(OWN_FILE, encoding="utf-8")
+    assert "partially initialized module 'udpguard' has no attribute 'open_endpoint'" in last_line(str(program))
+
+
+def test_an_environment_without_it(tmp_path: Path) -> None:
+    program = tmp_path / "ask.py"
+    program.write_text(OWN_FILE, encoding="utf-8")
+    assert last_line("-I", "-S", str(program)) == "ModuleNotFoundError: No module named 'udpguard'"
+
+
 # -------------------------------------------------------------------------------------- another loop, or none
 
 
