@@ -49,6 +49,8 @@ RESPONSE, OPCODE, TRUNCATED, RECURSION_DESIRED, RCODE = 0x8000, 0x7800, 0x0200, 
 HEADER = struct.Struct("!HHHHHH")  # id, flags, and how many questions, answers, authorities and additionals
 RECORD = struct.Struct("!HHIH")  # type, class, time to live, length of the data
 OPT, BUFFER_SIZE = 41, 4096
+LONGEST_NAME = 255  # bytes (RFC 1035 section 2.3.4)
+MOST_POINTERS = 16  # one after the other; servers need one or two
 EDNS = b"\0" + RECORD.pack(OPT, BUFFER_SIZE, 0, 0)  # allows answers of that size (RFC 6891 section 6.1.2)
 
 
@@ -124,19 +126,20 @@ class Reader:
     def name(self) -> str:
         """A domain name, of which any tail may be a pointer to an earlier one (RFC 1035 section 4.1.4)."""
         labels: list[bytes] = []
-        reader = self
-        for _ in range(255):  # No name needs more steps than it may have bytes; pointers in a circle do.
-            length = reader.integer(1)
-            if length == 0:
-                return "".join(escape(label, b'."\\();@$', lowest=0x21) + "." for label in labels) or "."
+        reader, size, jumps = self, 1, 0
+        while length := reader.integer(1):
             if length >= 0xC0:
                 target = (length & 0x3F) << 8 | reader.integer(1)
-                reader = Reader(self._message, target, len(self._message))
+                reader, jumps = Reader(self._message, target, len(self._message)), jumps + 1
             elif length <= 63:
                 labels.append(reader.take(length))
+                size += 1 + length
             else:
                 raise MalformedError("a name has a label of an unknown kind")
-        raise MalformedError("a name has no end")
+            # Where many names point to such a one, a datagram could take minutes, and be a gigabyte of text.
+            if size > LONGEST_NAME or jumps > MOST_POINTERS:
+                raise MalformedError("a name is too long, or has no end")
+        return "".join(escape(label, b'."\\();@$', lowest=0x21) + "." for label in labels) or "."
 
     def string(self) -> str:
         """A length and as many bytes of text, in quotes."""

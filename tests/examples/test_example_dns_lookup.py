@@ -276,12 +276,32 @@ def test_no_damage_to_an_answer_makes_it_fail(dns_lookup: ModuleType, cut: int, 
             dns_lookup.read_response(message)
 
 
-def test_pointers_without_end_do_not_take_long(dns_lookup: ModuleType) -> None:
-    """As many records as fit, with names that are chains of pointers as long as they can be."""
-    chain = b"".join(struct.pack("!H", 0xC000 | 12 + 2 * (step - 1)) for step in range(1, 8000))
-    message = struct.pack("!HHHHHH", 0, 0x8180, 0, 4000, 0, 0) + b"\0\0" + chain
-    with pytest.raises(dns_lookup.MalformedError):
-        dns_lookup.read_response(message)
+def as_many_as_fit(name: bytes, before: bytes) -> bytes:
+    """A message of records whose owners and data are this name, after one of a type that nobody knows."""
+    alias, first = record(name, 5, name=name), record(before, 65_280, name=b"\0")
+    count = (65_507 - 12 - len(first)) // len(alias)
+    return struct.pack("!HHHHHH", 0, 0x8180, 0, 1 + count, 0, 0) + first + alias * count
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"".join(struct.pack("!H", 0xC000 | 23 + 2 * (step + 1)) for step in range(250)) + b"\0",
+        b"".join(b"\x3f" + b"\xff" * 63 for _ in range(200)) + b"\0",
+    ],
+    ids=["pointers to pointers", "labels without end"],
+)
+def test_names_that_many_point_to_are_short(dns_lookup: ModuleType, name: bytes) -> None:
+    """Else one datagram took minutes, and was a gigabyte of text."""
+    with pytest.raises(dns_lookup.MalformedError, match="a name is too long, or has no end"):
+        dns_lookup.read_response(as_many_as_fit(b"\xc0\x17", name))
+
+
+def test_the_longest_name_is_read(dns_lookup: ModuleType) -> None:
+    longest = (b"\x3f" + b"a" * 63) * 3 + b"\x3d" + b"a" * 61 + b"\0"
+    message = as_many_as_fit(b"\xc0\x17", longest)
+    assert len(longest) == 255
+    assert dns_lookup.read_response(message).records[-1].count("a" * 61 + ".") == 8
 
 
 # ------------------------------------------------------------------------------------------------
