@@ -39,7 +39,7 @@ READ, DATA, ACK, ERROR, OPTIONS = 1, 3, 4, 5, 6  # what a packet begins with (RF
 HEAD = struct.Struct("!HH")
 PLAIN_BLOCK_SIZE, MIN_BLOCK_SIZE, MAX_BLOCK_SIZE = 512, 8, 65_464  # RFC 2348
 BLOCK_SIZE = 1_428  # fits into Ethernet's frames, over IPv6 in a tunnel, too
-GIVEN_UP, BAD_OPTIONS = 0, 8  # error codes
+GIVEN_UP, ILLEGAL, BAD_OPTIONS = 0, 4, 8  # error codes (RFC 1350 section 5, RFC 2347)
 LONGEST_NUMBER = 20  # digits of an option's value
 NUMBERS = 1 << 16  # Block 65,535 is followed by block 0.
 LINGER = 1.5  # seconds in which the server may ask for the last acknowledgement again; most do after one
@@ -51,8 +51,16 @@ class TftpError(Exception):
     """The server said no."""
 
 
-class OptionsError(TftpError):
+class NonsenseError(TftpError):
+    """The server does what it must not, and is told so with an error code."""
+
+    code = ILLEGAL
+
+
+class OptionsError(NonsenseError):
     """The server wants what nobody asked for."""
+
+    code = BAD_OPTIONS
 
 
 class Terms(NamedTuple):
@@ -78,6 +86,13 @@ def acknowledgement(block: int) -> bytes:
 def is_block(packet: bytes, number: int) -> bool:
     """Whether it is this block, of which the packet has the last 16 bits."""
     return HEAD.unpack_from(packet) == (DATA, number % NUMBERS)
+
+
+def content(packet: bytes, terms: Terms) -> bytes:
+    """What of the file is in a block: one that is shorter than the others is the last."""
+    if len(packet) > HEAD.size + terms.block_size:
+        raise NonsenseError(f"the server sends a block of more than the {terms.block_size} bytes that were agreed on")
+    return packet[HEAD.size :]
 
 
 async def ask(session: udpguard.Session, question: bytes, block: int, *, or_options: bool = False) -> bytes:
@@ -126,14 +141,14 @@ async def fetch(
             terms = agreed(packet, options)
             packet = await ask(session, acknowledgement(0), number)
         begin(terms)
-        write(packet[HEAD.size :])
+        write(content(packet, terms))
         while len(packet) == HEAD.size + terms.block_size:
             packet = await ask(session, acknowledgement(number), number + 1)
             number += 1
-            write(packet[HEAD.size :])
-    except (OSError, OptionsError, asyncio.CancelledError) as error:
+            write(content(packet, terms))
+    except (OSError, NonsenseError, asyncio.CancelledError) as error:
         # A server that isn't told would send its block again for a while.
-        code = BAD_OPTIONS if isinstance(error, OptionsError) else GIVEN_UP
+        code = error.code if isinstance(error, NonsenseError) else GIVEN_UP
         with contextlib.suppress(OSError, udpguard.UdpGuardError):
             await session.send(HEAD.pack(ERROR, code) + b"the client gives up\0")
         raise

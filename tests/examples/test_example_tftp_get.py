@@ -292,6 +292,21 @@ async def test_options_that_nobody_asked_for_end_it(first: bytes, words: str, ou
     assert told_off(server) == [8]
 
 
+@pytest.mark.parametrize("before_it", [0, 1])
+async def test_a_block_that_is_too_long_is_not_taken_for_the_last(before_it: int, out: Path) -> None:
+    def script(data: bytes, before: int) -> list[bytes]:
+        size = SIZE if before < 1 + before_it else SIZE + 1
+        return [agreement(blksize=SIZE)] if is_request(data) else [packet(DATA, head(data)[1] + 1, b"x" * size)]
+
+    async with serving(script) as (server,):
+        status, told, err = await get(server, out, "--block-size", str(SIZE))
+        await server.until(lambda: len(server.requests) == 3 + before_it)
+    assert (status, told) == (1, "")
+    assert err == [f"some/file: the server sends a block of more than the {SIZE} bytes that were agreed on"]
+    assert got(out) is None
+    assert told_off(server) == [4]
+
+
 async def test_a_silent_server(out: Path) -> None:
     async with serving(silent) as (server,):
         status, _, err = await get(server, out, timeout=HASTY)
