@@ -232,7 +232,7 @@ def block_of(message: Message) -> Block:
 async def fetch(endpoint: udpguard.Endpoint, server: udpguard.Address, options: Options) -> tuple[bytes, int]:
     """Fetch a resource; returns it, and how many blocks it came in."""
     message, peer = await ask(endpoint, server, options)
-    block, body, etag, count = block_of(message), message.payload, message.option(ETAG), 1
+    block, body, etag, count = block_of(message), bytearray(message.payload), message.option(ETAG), 1
     if block.number:
         raise CoapError("the server does not begin at the beginning")
     while block.more:
@@ -246,7 +246,7 @@ async def fetch(endpoint: udpguard.Endpoint, server: udpguard.Address, options: 
         if (block.number, block.code) != (wanted.number, wanted.code):
             raise CoapError("the server sends another block than it was asked for")
         body += message.payload
-    return body, count
+    return bytes(body), count
 
 
 # ---------------------------------------------------------------------------------------- the tool

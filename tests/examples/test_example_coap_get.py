@@ -21,6 +21,9 @@ from example_kit import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+import udpguard
+from udpguard.testing import Request, Server, Simulation
+
 CON, NON, ACK, RST = range(4)
 CONTENT, NOT_FOUND = 0x45, 0x84
 
@@ -149,6 +152,25 @@ async def test_on_a_terminal_what_others_wrote_is_shown_harmlessly() -> None:
     async with serving(lambda request, _: [piggybacked(request, b"\x1b[2Jhello\nthere")]) as (server,):
         with talking_on_a_terminal("coap_get.py", f"coap://{server.at}/") as talk:
             assert await talk.until("there") == "\\x1b[2Jhello\r\n"
+
+
+def test_blocks_without_end_end(coap_get: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(request: Request) -> bytes:
+        asked_for = int.from_bytes(coap_get.parsed(request.data).option(23) or b"", "big") >> 4
+        return piggybacked(request.data, bytes(16), options=block(asked_for, 0, more=True))
+
+    async def main() -> int:
+        async with (
+            Server(endless, "192.0.2.1", 5683) as server,
+            udpguard.open_endpoint(correlate=coap_get.MessageIds()) as endpoint,
+        ):
+            with pytest.raises(coap_get.CoapError, match="it is larger than 1,000 bytes"):
+                await coap_get.fetch(endpoint, server.address, [])
+            return len(server.requests)
+
+    monkeypatch.setattr(coap_get, "LARGEST", 1_000)
+    with Simulation(seed=1) as simulation:
+        assert simulation.run(main) == 63
 
 
 async def test_a_reset_is_told() -> None:
