@@ -1,8 +1,6 @@
-"""Gets a CoAP resource (RFC 7252) whose answer may come a while after its acknowledgement, as a message of its own.
+"""Gets a CoAP resource (RFC 7252), however late its answer: `python examples/clients/coap_separate.py HOST PATH...`.
 
-    python examples/clients/coap_separate.py 192.0.2.1 async
-
-Such an answer is acknowledged each time it comes, since an acknowledgement may be lost, too (section 4.2).
+What comes after its acknowledgement is acknowledged each time it comes, as that may be lost, too (section 4.2).
 """
 
 import asyncio
@@ -36,14 +34,13 @@ async def get(session: udpguard.Session, *path: str) -> bytes:
     rest, number = iter(answer[12:]), 0
     while (first := next(rest, MARKER)) != MARKER:  # an option (3.1)
         delta, size = (n + 255 * (n == 14) + int.from_bytes(islice(rest, max(n - 12, 0))) for n in divmod(first, 16))
-        number, _ = number + delta, bytes(islice(rest, size))
-        if number % 2:  # It is critical (5.4.1), and this client knows none.
+        number, value = number + delta, bytes(islice(rest, size))
+        if number % 2 or len(value) < size or 15 in divmod(first, 16):  # critical (5.4.1), cut short, or reserved (3.1)
             raise LookupError(f"the answer has option {number}, which is unknown here")
     return bytes(rest)
 
 
-async def acknowledge_again(session: udpguard.Session) -> None:
-    """Acknowledge what comes again, until the session is closed: a task beside `get`."""
+async def acknowledge_again(session: udpguard.Session) -> None:  # until it is closed: a task beside `get`
     async for message in session:
         if message[:1] == bytes([CON]):
             await session.send(EMPTY_ACK + message[2:4])
@@ -52,9 +49,12 @@ async def acknowledge_again(session: udpguard.Session) -> None:
 async def main(host: str, *path: str) -> None:
     async with udpguard.open_endpoint() as endpoint, endpoint.session((host, 5683)) as session:
         again = asyncio.create_task(acknowledge_again(session))
-        print((await get(session, *path)).decode())
+        print(repr((await get(session, *path)).decode(errors="replace"))[1:-1])  # Terminals don't obey servers.
     await again  # It ends with the session.
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main(*sys.argv[1:])) if sys.argv[1:] not in ([], ["--help"]) else __doc__)
+    try:
+        asyncio.run(main(*sys.argv[1:]) if sys.argv[1:] not in ([], ["--help"]) else sys.exit(__doc__))
+    except (KeyboardInterrupt, OSError, ValueError, LookupError, udpguard.UdpGuardError) as error:
+        sys.exit(str(error) or 130)  # as shells say of Ctrl-C

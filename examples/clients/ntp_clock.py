@@ -1,6 +1,4 @@
-"""Asks several NTP servers (RFC 5905) how far this machine's clock is behind; the median bears a few that are wrong.
-
-    python examples/clients/ntp_clock.py time.example.org 192.0.2.1 192.0.2.2
+"""Asks how far this machine's clock is behind: `python examples/clients/ntp_clock.py 192.0.2.1 192.0.2.2`.
 
 Requests say nothing of this machine's clock, and answers can't be guessed: the transmit timestamp is random.
 """
@@ -26,8 +24,7 @@ async def ask(client: udpguard.Client, server: udpguard.Address) -> tuple[float,
     sent: dict[bytes, int] = {}
 
     def question(_: int) -> bytes:
-        nonce = secrets.token_bytes(8)
-        sent[nonce] = SINCE_1900 * SECOND + time.time_ns() * SECOND // 10**9
+        sent[nonce := secrets.token_bytes(8)] = SINCE_1900 * SECOND + time.time_ns() * SECOND // 10**9
         return bytes([CLIENT]) + bytes(39) + nonce
 
     def accept(reply: udpguard.Reply) -> bool:
@@ -35,8 +32,8 @@ async def ask(client: udpguard.Client, server: udpguard.Address) -> tuple[float,
 
     reply = await client.exchange(server, question, accept=accept)
     first, stratum, code, origin, received, transmitted = PACKET.unpack_from(reply.data)
-    if first >> 6 == UNSYNCHRONISED or not 1 <= stratum <= 15:  # 0 is a kiss-o'-death (section 7.4)
-        raise LookupError(f"{server[0]} won't tell the time: {code!r}")
+    if first >> 6 == UNSYNCHRONISED or not 1 <= stratum <= 15 or not (received and transmitted):
+        raise LookupError(f"{server[0]} won't tell the time: {code!r}")  # as in a kiss-o'-death (section 7.4)
     assert reply.rtt is not None  # Each attempt has a timestamp of its own.
     delay = reply.rtt - (transmitted - received) / SECOND
     ahead = (received - sent[origin] + 2**63) % 2**64 - 2**63  # be it an era later (2036)
@@ -57,4 +54,7 @@ async def main(*servers: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main(*sys.argv[1:])) if sys.argv[1:] not in ([], ["--help"]) else __doc__)
+    try:
+        asyncio.run(main(*sys.argv[1:]) if sys.argv[1:] not in ([], ["--help"]) else sys.exit(__doc__))
+    except (KeyboardInterrupt, OSError, ValueError, LookupError, udpguard.UdpGuardError) as error:
+        sys.exit(str(error) or 130)  # as shells say of Ctrl-C

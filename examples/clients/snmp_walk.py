@@ -6,8 +6,7 @@ python examples/clients/snmp_walk.py 192.0.2.1 161 public 1.3.6.1.2.1.1
 import asyncio
 import secrets
 import sys
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, AsyncIterator, Iterator
 
 import udpguard
 
@@ -22,7 +21,7 @@ def oid_of(content: bytes) -> tuple[int, ...]:  # X.690 section 8.19: seven bits
 
 
 def values(data: bytes, at: int = 0) -> Iterator[Any]:  # bytes, numbers, OIDs, None (there is no value), lists of such
-    while at < len(data):
+    while at != len(data):  # What is cut short gives an IndexError.
         tag, start = data[at], at + 2 + max(data[at + 1] - 0x80, 0)  # X.690 section 8.1.3: a length of several bytes
         content = data[start : (at := start + int.from_bytes(data[at + 2 : start] or data[at + 1 : start], "big"))]
         other = oid_of(content) if tag == 0x06 else int.from_bytes(content, "big", signed=True) if content else None
@@ -31,19 +30,20 @@ def values(data: bytes, at: int = 0) -> Iterator[Any]:  # bytes, numbers, OIDs, 
 
 async def walk(client: udpguard.Client, addr: udpguard.Address, community: str, root: str) -> AsyncIterator[Any]:
     last = prefix = tuple(map(int, root.split(".")))
-    while True:  # RFC 3416 section 4.2.3: GetBulk asks for the next 25 values
-        key = secrets.randbits(30) | 1 << 30
+    while key := secrets.randbits(30) | 1 << 30:  # RFC 3416 section 4.2.3: GetBulk asks for the next 25 values
         arcs = (40 * last[0] + last[1], *last[2:])
         name = bytes(arc >> n & 0x7F | (n > 0) << 7 for arc in arcs for n in (28, 21, 14, 7, 0) if arc >> n or not n)
         asked = ber(2, key.to_bytes(4, "big")) + b"\2\1\0\2\1\x19" + ber(0x30, ber(0x30, ber(6, name) + ber(5, b"")))
         message = ber(0x30, b"\2\1\1" + ber(4, community.encode()) + ber(0xA5, asked))
-        data = await client.request(addr, message, accept=lambda it: next(values(it.data))[2][0] == key)  # noqa: B023
+        data = await client.request(
+            addr, message, accept=lambda it: (pdu := next(values(it.data))[2])[0] == key and len(dict(pdu[3])) <= 25
+        )
         _, _, [_, status, _, found] = next(values(data))
         for oid, value in found or [(last, status)]:
-            if oid[: len(prefix)] != prefix or (value is None and not status):  # no value: endOfMibView
-                return
-            if status or oid <= last:
+            if status or not isinstance(oid, tuple) or (oid <= last and value is not None):
                 raise ValueError(f"error {status}, or OIDs that don't increase, at {oid}")
+            if oid[: len(prefix)] != prefix or value is None:  # no value: endOfMibView
+                return
             yield (last := oid), value
 
 
@@ -55,6 +55,6 @@ async def main(host: str, port: str, community: str, root: str) -> None:
 
 if __name__ == "__main__":
     try:
-        sys.exit(asyncio.run(main(*sys.argv[1:])) if len(sys.argv) == 5 else __doc__)
-    except (OSError, ValueError, udpguard.UdpGuardError) as error:
-        sys.exit(str(error))
+        asyncio.run(main(*sys.argv[1:]) if len(sys.argv) == 5 else sys.exit(__doc__))
+    except (KeyboardInterrupt, OSError, ValueError, LookupError, udpguard.UdpGuardError) as error:
+        sys.exit(str(error) or 130)  # as shells say of Ctrl-C
