@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import struct
-import sys
 from functools import partial
 from typing import NamedTuple
 
@@ -188,17 +187,9 @@ def main() -> int:
         "--timeout", type=command_line.seconds, default=3.0, help="seconds to wait for an answer (default: %(default)s)"
     )
     arguments = parser.parse_args()
-    try:
-        asyncio.run(run(arguments.server, arguments.timeout))
-    except BrokenPipeError:
-        raise
-    except (OSError, QueryError, udpguard.UdpGuardError) as error:
-        print(command_line.complaint(error), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    asyncio.run(run(arguments.server, arguments.timeout))
     return 0
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(main, QueryError)

@@ -100,10 +100,7 @@ def main() -> int:
     question = b"".join(arguments.question)
     if len(question) > LARGEST:
         parser.error(f"{len(question)} bytes are too many for a datagram, which has {LARGEST} at the most")
-    try:
-        return asyncio.run(ask(arguments.server, question, arguments.timeout, any_port=arguments.any_port))
-    except KeyboardInterrupt:
-        return 130
+    return asyncio.run(ask(arguments.server, question, arguments.timeout, any_port=arguments.any_port))
 
 
 if __name__ == "__main__":

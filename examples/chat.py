@@ -134,17 +134,9 @@ def main() -> int:
         help="where the others reach you (default: %(default)s)",
     )
     arguments = parser.parse_args()
-    try:
-        asyncio.run(run(arguments.name, arguments.listen, list(dict.fromkeys(arguments.peers))))
-    except BrokenPipeError:
-        raise
-    except (OSError, ValueError, udpguard.UdpGuardError) as error:
-        print(command_line.complaint(error), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    asyncio.run(run(arguments.name, arguments.listen, list(dict.fromkeys(arguments.peers))))
     return 0
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(main, ValueError)

@@ -315,17 +315,9 @@ def main() -> int:
         wanted = target(arguments.target)
     except ValueError as error:
         parser.error(f"argument URI: {error}")
-    try:
-        asyncio.run(run(wanted, arguments.timeout, verbose=arguments.verbose))
-    except BrokenPipeError:
-        raise
-    except (OSError, CoapError, udpguard.UdpGuardError) as error:
-        print(command_line.complaint(error), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    asyncio.run(run(wanted, arguments.timeout, verbose=arguments.verbose))
     return 0
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(main, CoapError)

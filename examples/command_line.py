@@ -73,14 +73,17 @@ def shown(text: str) -> str:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
-def run(main: Callable[[], int]) -> NoReturn:
-    """Run a program to its end, whatever its standard streams are: closed, full, or read by nobody any more."""
+def run(main: Callable[[], int], *expected: type[Exception]) -> NoReturn:
+    """Run a program to its end, whatever its standard streams are: closed, full, or read by nobody any more.
+
+    What the network brings, and what else is `expected`, ends it with a complaint in a line and 1; Ctrl-C with 130.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # Else a socket might get its number, and what is printed.
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
     status = 1
     try:
-        status = main()
+        status = _status(main, (OSError, udpguard.UdpGuardError, *expected))
         sys.stdout.flush()
     except* BrokenPipeError:  # Whoever read it has had enough.
         status = 141
@@ -89,6 +92,18 @@ def run(main: Callable[[], int]) -> NoReturn:
         print(*map(complaint, _each(errors)), sep="\n", file=sys.stderr)
         _drop_output()
     sys.exit(status)
+
+
+def _status(main: Callable[[], int], expected: tuple[type[Exception], ...]) -> int:
+    try:
+        return main()
+    except BrokenPipeError:
+        raise
+    except expected as error:
+        print(complaint(error), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def _drop_output() -> None:

@@ -208,10 +208,7 @@ def main() -> int:
         "--timeout", default=5.0, type=command_line.seconds, help="for each name, in seconds (default: %(default)s)"
     )
     arguments = parser.parse_args()
-    try:
-        return asyncio.run(run(arguments.server, arguments.names, arguments.type, arguments.timeout))
-    except KeyboardInterrupt:
-        return 130
+    return asyncio.run(run(arguments.server, arguments.names, arguments.type, arguments.timeout))
 
 
 def record_type(text: str) -> str:

@@ -146,15 +146,7 @@ def main() -> int:
         help="seconds to wait for each value (default: %(default)s)",
     )
     arguments = parser.parse_args()
-    try:
-        return asyncio.run(run(arguments.server, arguments.keys, arguments.timeout, raw=arguments.raw))
-    except BrokenPipeError:
-        raise
-    except (OSError, udpguard.UdpGuardError) as error:
-        print(command_line.complaint(error), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    return asyncio.run(run(arguments.server, arguments.keys, arguments.timeout, raw=arguments.raw))
 
 
 if __name__ == "__main__":

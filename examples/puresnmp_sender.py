@@ -235,10 +235,7 @@ def main() -> int:
     parser.add_argument(
         "--timeout", default=5.0, type=command_line.seconds, help="for each request, in seconds (default: %(default)s)"
     )
-    try:
-        return asyncio.run(run(parser.parse_args()))
-    except KeyboardInterrupt:
-        return 130
+    return asyncio.run(run(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -132,15 +132,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if not arguments.target.isprintable() or not arguments.target.isascii():
         parser.error("the target must be plain text, such as ssdp:all")
-    try:
-        came = show_all(arguments)
-    except BrokenPipeError:
-        raise
-    except (OSError, ValueError, udpguard.UdpGuardError) as error:
-        print(command_line.complaint(error), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    came = show_all(arguments)
     if came.unknown_peer:
         print(f"datagrams from elsewhere: {came.unknown_peer}", file=sys.stderr)
     if came.rejected:
@@ -151,4 +143,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(main, ValueError)

@@ -174,10 +174,7 @@ def main() -> int:
         "--timeout", type=command_line.seconds, help="for each server, in seconds (default: 39.5, by RFC 8489)"
     )
     arguments = parser.parse_args()
-    try:
-        return asyncio.run(run(arguments.servers, arguments.timeout))
-    except KeyboardInterrupt:
-        return 130
+    return asyncio.run(run(arguments.servers, arguments.timeout))
 
 
 if __name__ == "__main__":

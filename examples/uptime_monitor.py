@@ -222,15 +222,7 @@ def main() -> int:
     except argparse.ArgumentTypeError as error:
         parser.error(str(error))
     records = [Record(server) for server in servers]
-    try:
-        show(records, arguments)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        print(command_line.complaint(error), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    show(records, arguments)
     return 0 if all(record.answered for record in records) else 1
 
 
