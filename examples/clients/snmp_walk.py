@@ -40,7 +40,7 @@ async def walk(client: udpguard.Client, addr: udpguard.Address, community: str, 
         )
         _, _, [_, status, _, found] = next(values(data))
         for oid, value in found or [(last, status)]:
-            if status or oid.__class__ is not tuple or (oid <= last and value is not None):
+            if status or isinstance(oid, int | bytes | None) or (oid <= last and value is not None):
                 raise ValueError(f"error {status}, or OIDs that don't increase, at {oid}")
             if oid[: len(prefix)] != prefix or value is None:  # no value: endOfMibView
                 return
