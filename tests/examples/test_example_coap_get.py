@@ -183,11 +183,19 @@ async def test_a_reset_is_told() -> None:
 # ------------------------------------------------------------------------------------------------
 # Whom not to believe
 
+
+def changed(data: bytes, at: int) -> bytes:
+    """The same but for one byte, whatever that was."""
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
 FORGERIES = {
-    "another token": lambda request: message(ACK, CONTENT, request[2:4], request[4:11] + bytes([request[11] ^ 1]), payload=b"forged"),
+    "another token": lambda request: message(ACK, CONTENT, request[2:4], changed(request, 11)[4:12], payload=b"forged"),
     "a shorter token": lambda request: message(ACK, CONTENT, request[2:4], request[4:6], payload=b"forged"),
     "no token": lambda request: message(ACK, CONTENT, request[2:4], payload=b"forged"),
-    "another message id": lambda request: message(ACK, CONTENT, bytes([request[2] ^ 1, request[3]]), request[4:12], payload=b"forged"),
+    "another message id": lambda request: message(
+        ACK, CONTENT, changed(request, 3)[2:4], request[4:12], payload=b"forged"
+    ),
     "an acknowledgement of something else": lambda request: message(ACK, 0, bytes([request[2] ^ 1, request[3]])),
     "a reset of something else": lambda request: message(RST, 0, bytes([request[2] ^ 1, request[3]])),
     "a ping": lambda request: message(CON, 0, request[2:4]),
