@@ -16,7 +16,7 @@ from udpguard._outgoing import post
 from udpguard._protocol import literal
 from udpguard._resolve import Resolver
 from udpguard._sending import checked_data
-from udpguard._typing import Buffer, override
+from udpguard._typing import Buffer, later, override
 from udpguard.core.address import (
     Address,
     HostName,
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from udpguard._session import Session
     from udpguard._sweep import Questions, Sweep
     from udpguard.core.reply_from import ReplyFrom
+else:
+    Discovery, Session, Questions, Sweep = map(later, ("Discovery", "Session", "Questions", "Sweep"))
+    ReplyFrom = later("ReplyFrom")
 
 
 class Expectation:

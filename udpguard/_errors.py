@@ -18,14 +18,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from errno import ECONNREFUSED
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Self
 
-from udpguard._typing import override
+from udpguard._typing import later, override
 
 if TYPE_CHECKING:
     from udpguard.core.address import Peer
     from udpguard.core.icmp import IcmpMessage
     from udpguard.core.verdict import NearMiss
+else:
+    Peer, IcmpMessage, NearMiss = map(later, ("Peer", "IcmpMessage", "NearMiss"))
 
 
 def _rebuild(kind: type[UdpGuardError], message: str, state: dict[str, object]) -> UdpGuardError:
@@ -49,7 +51,7 @@ class UdpGuardError(Exception):
     A name that does not resolve raises `socket.gaierror`, as everywhere in asyncio, and is not one of these.
     """
 
-    _fields: ClassVar[tuple[str, ...]] = ()
+    _fields: tuple[str, ...] = ()
 
     @override
     def __str__(self) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from udpguard._errors import InvalidAddressError
 from udpguard._guard import Guard, UnexpectedHook
-from udpguard._typing import override
+from udpguard._typing import later, override
 from udpguard.core.address import Address, HostName, Wire, parse, refusal_to_ask, wire_of_source
 from udpguard.core.correlation import Correlator, check_correlator
 from udpguard.core.icmp import NetworkError
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from udpguard._seams import Channel
     from udpguard.core.registry import Batch
     from udpguard.core.reply_from import ReplyFrom
+else:
+    ReplyFrom = later("ReplyFrom")
 
 logger = logging.getLogger("udpguard")
 

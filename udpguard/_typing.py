@@ -1,4 +1,4 @@
-"""What `typing` has of late, on Python 3.11 too, without typing_extensions.
+"""What `typing` has of late, on Python 3.11 too, without typing_extensions; and annotations that load nothing.
 
 That would be a dependency, and take a fifth of the time of `import udpguard`. Type checkers know it by themselves.
 """
@@ -6,7 +6,7 @@ That would be a dependency, and take a fifth of the time of `import udpguard`. T
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ForwardRef
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer, TypeIs, override
@@ -27,4 +27,12 @@ else:
     else:
         from typing import TypeGuard as TypeIs
 
-__all__ = ["Buffer", "TypeIs", "override"]
+__all__ = ["Buffer", "TypeIs", "later", "override"]
+
+
+def later(public_name: str) -> ForwardRef:
+    """What stands for a public name in annotations, where its module is loaded only when it is needed.
+
+    `typing.get_type_hints` follows it, and loads the module then.
+    """
+    return ForwardRef(f"__import__('udpguard').{public_name}")
