@@ -175,7 +175,7 @@ def complaint(error: Exception) -> str:
     """What went wrong, and what each server had to do with it."""
     text = str(error).partition(":")[0] if isinstance(error, FAILED) else str(error)
     met = [each[3] for each in error.kwargs.get("errors", ())] if isinstance(error, dns.exception.DNSException) else []
-    reasons = dict.fromkeys(command_line.complaint(cause) for each in met for cause in [each.__cause__ or each])
+    reasons = dict.fromkeys(command_line.complaint(getattr(each, "__cause__", None) or each) for each in met)
     return ": ".join(filter(None, (text.rstrip("."), "; ".join(reasons))))
 
 

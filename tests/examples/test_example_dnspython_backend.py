@@ -231,6 +231,19 @@ async def test_the_script_says_that_nothing_listens_there() -> None:
     assert f"{at} refused" in err[0]
 
 
+@pytest.mark.parametrize("rcode", [dns.rcode.SERVFAIL, dns.rcode.REFUSED])
+async def test_the_script_says_that_the_server_fails(rcode: dns.rcode.Rcode) -> None:
+    def failing(request: Request) -> bytes:
+        message = dns.message.make_response(dns.message.from_wire(request.data))
+        message.set_rcode(rcode)
+        return message.to_wire()
+
+    async with Server(failing) as server:
+        status, out, err = await lines_of("dnspython_backend.py", NAME, "--server", str(server.address))
+    assert (status, out) == (1, [])
+    assert err == [f"{NAME}: All nameservers failed to answer the query {NAME} IN A: {rcode.name}"]
+
+
 async def test_the_script_says_that_there_is_no_such_name() -> None:
     def unknown(request: Request) -> bytes:
         message = dns.message.make_response(dns.message.from_wire(request.data))
