@@ -275,3 +275,11 @@ async def test_a_name_that_is_none_is_told() -> None:
         status, out, err = await lines_of("dnspython_backend.py", "--server", str(server.address), "a..b")
     assert (status, out) == (1, [])
     assert err[0].startswith("a..b: ")
+
+
+@pytest.mark.parametrize("server", ["a..b", "-", "0.0.0.0", "x" * 70, "no.such.host.invalid"])
+def test_a_server_that_is_none_is_told(server: str) -> None:
+    done = run("dnspython_backend.py", NAME, "--server", server)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert server in done.stderr
+    assert len(done.stderr.splitlines()) == 1
