@@ -37,16 +37,15 @@ def pytest_asyncio_loop_factories(
 # What runs in virtual time, or without any: the same on every loop and backend, and long.
 ONCE = ("cancellation", "clients", "fuzzing", "odds", "schedules", "simulation", "sweeps")
 ONCE_OF_CORE = ("test_core_interleavings.py", "test_core_schedules.py")
-# Half of all the time: a hundred thousand pending, each example with each stream closed, each printed program, the
-# benchmarks' own tests.
+# Most of the time: a hundred thousand pending, each printed program, programs that are run, the benchmarks' own tests.
 SLOW = (
     "test_benchmarks_smoke.py",
     "test_docs_blocks.py",
-    "test_example_scripts.py",
-    "test_example_ssdp_discover.py",
     "test_loopback_concurrency.py",
     "test_loopback_counts.py",
 )
+# Of the examples' tests.
+QUICK = ("test_example_clients.py", "test_example_quickstart.py", "test_example_three_clients.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -54,7 +53,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name in ONCE or item.path.name in ONCE_OF_CORE:
             item.add_marker(pytest.mark.once)
-        if item.path.name in SLOW:
+        is_program = item.path.parent.name == "examples" and item.path.name not in QUICK
+        if item.path.name in SLOW or is_program:
             item.add_marker(pytest.mark.slow)
 
 
