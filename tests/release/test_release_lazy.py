@@ -165,3 +165,35 @@ print(*finder.modules)
 def test_help_shows_every_public_name() -> None:
     told = told_by("import udpguard; help(udpguard)")
     assert all(name in told for name in udpguard.__all__)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of descriptors there")
+@pytest.mark.parametrize("verb", ["session(at)", "discover(at, b'x')", "sweep([(at, b'x')])"])
+def test_who_has_no_descriptor_left_can_try_again(verb: str) -> None:
+    told_by(f"""
+import asyncio, errno, os, resource, udpguard
+at = ("127.0.0.1", 9)
+
+async def main():
+    async with udpguard.open_endpoint() as endpoint:
+        held, (_, most) = [], resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, most))
+        try:
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        except OSError:
+            pass
+        try:
+            endpoint.{verb}
+        except OSError as error:
+            assert error.errno == errno.EMFILE
+        else:
+            raise AssertionError("it was loaded already")
+        for descriptor in held:
+            os.close(descriptor)
+        async with endpoint.{verb}:
+            pass
+        assert endpoint.statistics().pending == 0
+
+asyncio.run(main())
+""")
