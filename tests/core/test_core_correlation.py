@@ -117,6 +117,10 @@ def test_those_that_read_the_same_bytes_share_a_book() -> None:
     assert space_of(mine) is mine
 
 
+def test_where_no_key_is_needed_nobody_looks_for_one() -> None:
+    assert Book(0, None).finder is None
+
+
 def test_the_longest_key_reads_first() -> None:
     books = [Book(1, Everything()), Book(2, TransactionId(0, 2)), Book(3, TransactionId(8, 8)), Book(0, None)]
     assert [book.number for book in sorted(books, key=lambda book: book.rank)] == [3, 2, 1, 0]
