@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import udpguard
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "how-to" / "when-it-does-not-work.md"
 SEEN = re.compile(r"^\| (``? ?)(.+?)( ?``?) \|", re.MULTILINE)
@@ -24,7 +26,7 @@ PYTHONS = (
 def messages() -> list[str]:
     """The texts in the code, without the values that go into them."""
     texts: list[str] = []
-    for path in sorted((ROOT / "udpguard").rglob("*.py")):
+    for path in sorted(Path(udpguard.__file__).parent.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
                 texts.append("".join(str(part.value) for part in node.values if isinstance(part, ast.Constant)))

@@ -278,7 +278,7 @@ def test_each_error_that_a_docstring_names_is_told_of(public: Public) -> None:
 
 def test_each_variable_that_the_code_reads_is_told_of() -> None:
     text = (REFERENCE / "environment.md").read_text(encoding="utf-8")
-    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "udpguard").rglob("*.py"))
+    code = "\n".join(path.read_text(encoding="utf-8") for path in Path(udpguard.__file__).parent.rglob("*.py"))
     read = set(re.findall(r'"(UDPGUARD_\w+)"', code))
     assert read
     assert not {name for name in read if f"## `{name}`" not in text}
@@ -287,7 +287,7 @@ def test_each_variable_that_the_code_reads_is_told_of() -> None:
 
 def test_each_logger_is_told_of() -> None:
     text = (REFERENCE / "logging.md").read_text(encoding="utf-8")
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "udpguard").rglob("*.py")]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in Path(udpguard.__file__).parent.rglob("*.py")]
     names = {
         ast.unparse(node.args[0])
         for tree in trees
