@@ -26,12 +26,11 @@ class Machine:
     """The machine this runs on."""
 
     def __init__(self) -> None:
-        import random
-
-        from udpguard._platform.chance import random_bits
+        import random  # slow to load, as is the next, and only who opens an endpoint needs them
+        import secrets
 
         self._random = random.random
-        self._random_bits = random_bits
+        self._random_bits = secrets.randbits
 
     def bind(self, address: Address, family: int, *, allow_broadcast: bool) -> socket.socket:
         """See `Host.bind`."""

@@ -75,7 +75,7 @@ class Secret:
     """What prints are made with: nobody outside can tell which sources share one.
 
     Args:
-        random_bits: Gives so many unpredictable bits, as `chance.random_bits` does.
+        random_bits: Gives so many unpredictable bits, as `secrets.randbits` does.
     """
 
     __slots__ = ("_after_mapped", "multipliers", "start")

@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import secrets
 import socket
 import sys
 from collections.abc import Iterable
 from typing import Final
 
 from udpguard._platform.bpf import INSTRUCTION, BloomProgram, Hears, Secret, list_program
-from udpguard._platform.chance import random_bits
 from udpguard._platform.linux_abi import last_error
 from udpguard._platform.portable import is_dual_stack
 from udpguard.core.address import IPV4_WIRE, IPV6_WIRE, Token
@@ -56,7 +56,7 @@ class LinuxFilter:
         self._sock = sock
         ipv6 = sock.family == socket.AF_INET6
         self._hears = Hears(ipv4=not ipv6 or is_dual_stack(sock), ipv6=ipv6)
-        self._secret = Secret(random_bits)
+        self._secret = Secret(secrets.randbits)
         self._networks: dict[tuple[int, bytes], None] = {}
         self._hosts: set[int] = set()
         """Prints of hosts, any port of which is let in."""
@@ -70,7 +70,7 @@ class LinuxFilter:
     def attach(self, tokens: Iterable[Token], *, anew: bool = True) -> None:
         """See `SocketFilter.attach`."""
         if anew:
-            self._secret, self._peers = Secret(random_bits), {}
+            self._secret, self._peers = Secret(secrets.randbits), {}
         known, self._networks, self._hosts, self._peers = self._peers, {}, set(), {}
         self._add(tokens, known)
         self._load(self._built())
