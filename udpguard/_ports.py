@@ -62,7 +62,9 @@ def checked_ports(ports: object, fixed: str | None) -> Ports:
         return ports
     if ports.pool > 1 or ports.rotate or ports.range is not None:
         raise ValueError(f"{fixed} means one port and no other: leave it out, or Ports(pool=…, rotate=…, range=…)")
-    return Ports(spares=0, quarantine=ports.quarantine)
+    from dataclasses import replace  # slow to load, and few ports are fixed
+
+    return replace(ports, spares=0)
 
 
 class Binder:
