@@ -9,13 +9,19 @@ from udpguard.core.address import Wire, is_unscoped_link_local, peer_of
 _NOT_THE_SERVER = "local_addr is the endpoint's own address; the server's goes to request()"
 
 
-def binding_error(error: OSError, wire: Wire) -> OSError:
-    """The refusal to bind to a local address, as another of the same kind that says what to do."""
+def binding_error(error: OSError, wire: Wire, if_misplaced: str = _NOT_THE_SERVER) -> OSError:
+    """The refusal to bind to a local address, as another of the same kind that says what to do.
+
+    Args:
+        error: The refusal.
+        wire: The address.
+        if_misplaced: What to do where it is an address for another place.
+    """
     peer = peer_of(wire)
     if error.errno == errno.EADDRINUSE:
-        advice = f"another socket has it (ss -ulpn shows whose), and port 0 is any free one; {_NOT_THE_SERVER}"
+        advice = f"another socket has it (ss -ulpn shows whose), and port 0 is any free one; {if_misplaced}"
     elif error.errno == errno.EADDRNOTAVAIL:
-        advice = f"it is none of this machine's addresses; {_NOT_THE_SERVER}"
+        advice = f"it is none of this machine's addresses; {if_misplaced}"
     elif error.errno in (errno.EACCES, errno.EPERM):
         advice = "the lowest ports, mostly those below 1024, need privileges; a client needs no certain port"
     elif is_unscoped_link_local(wire):

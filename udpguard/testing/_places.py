@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
+from udpguard._binding import binding_error
 from udpguard._errors import InvalidAddressError
 from udpguard._host import Machine, open_channel
 from udpguard._platform.sockets import local_wire
@@ -31,6 +31,8 @@ from udpguard.testing._loop import VirtualLoop
 if TYPE_CHECKING:
     from udpguard._seams import BoundSocket
     from udpguard._seams import Host as HostSeam
+
+_ANYWHERE: Final = "in a simulation, as of udpguard.testing.run(main), a server may have any"
 
 
 class Place(asyncio.DatagramProtocol):
@@ -141,19 +143,7 @@ def _bind(loop: asyncio.AbstractEventLoop, host: str | Host, port: int) -> tuple
     try:
         return where, where.bind(sockaddr_of(wire), _family(wire), allow_broadcast=False)
     except OSError as error:
-        raise _named(error, wire) from error
-
-
-def _named(error: OSError, wire: Wire) -> OSError:
-    """The refusal to bind, as another of the same kind that says where, and what to do."""
-    advice = {
-        errno.EADDRINUSE: ": another socket has it, and port 0 is any free one",
-        errno.EADDRNOTAVAIL: ": it is none of this machine's addresses; in a simulation, as of "
-        "udpguard.testing.run(main), a server may have any",
-    }
-    return OSError(
-        error.errno, f"could not bind to {peer_of(wire)}: {error.strerror}{advice.get(error.errno or 0, '')}"
-    )
+        raise binding_error(error, wire, _ANYWHERE) from error
 
 
 def _is_ipv4(wire: Wire) -> bool:
