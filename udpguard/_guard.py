@@ -60,8 +60,9 @@ logger = logging.getLogger("udpguard")
 
 UnexpectedHook: TypeAlias = Callable[[Unexpected], object]
 
-# uvloop's timers fire up to half a millisecond early: a deadline that is not quite there must not spin.
-_SHORTEST_DELAY: Final = 0.0005
+# uvloop's timers fire up to half a millisecond early: a deadline that is not quite there must not spin. It rounds to
+# whole milliseconds, so that half of one would be none.
+_SHORTEST_DELAY: Final = 0.0006
 _LATER: Final = 0.005
 
 
