@@ -13,6 +13,8 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
+import interop_coap
+import interop_memcached
 import interop_servers
 import pytest
 from interop_servers import Server
@@ -60,6 +62,22 @@ def mortal(tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def chronyd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     yield from _running(interop_servers.chronyd(tmp_path_factory.mktemp("chronyd")))
+
+
+@pytest.fixture(scope="session")
+def coap_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the CoAP server runs, and keeps its log."""
+    return tmp_path_factory.mktemp("coap")
+
+
+@pytest.fixture(scope="session")
+def coap(coap_directory: Path) -> Iterator[Server]:
+    yield from _running(interop_coap.server(coap_directory))
+
+
+@pytest.fixture(scope="session")
+def memcached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    yield from _running(interop_memcached.server(tmp_path_factory.mktemp("memcached")))
 
 
 @pytest.fixture(scope="session")

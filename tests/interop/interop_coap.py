@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import interop_servers
-import pytest
 from interop_servers import Server
 
 RESOURCES = 100  # how many may be made by PUT
@@ -24,9 +22,8 @@ def _program(name: str) -> str:
     raise interop_servers.UnavailableError(f"{name} is not installed (Debian: libcoap3-bin)")
 
 
-@contextmanager
-def server(directory: Path, host: str = "127.0.0.1") -> Iterator[Server]:
-    """coap-server, which logs every message in `directory`; a test that has none of it is skipped."""
+def server(directory: Path, host: str = "127.0.0.1") -> AbstractContextManager[Server]:
+    """coap-server, which logs every message in `directory`."""
 
     def command(port: int, token: str) -> list[str]:
         return [_program("coap-server"), "-A", host, "-p", str(port), "-d", str(RESOURCES), "-v", "7"]
@@ -37,13 +34,9 @@ def server(directory: Path, host: str = "127.0.0.1") -> Iterator[Server]:
     def is_answer(data: bytes, token: str) -> bool:
         return data[:12] == b"\x68\x45\x00\x01" + bytes.fromhex(token)
 
-    kind = interop_servers._Kind(command, question, is_answer)
-    try:
-        running = interop_servers._run("coap-server", directory, host, 0, kind)
-        with running as started:
-            yield started
-    except interop_servers.UnavailableError as error:
-        pytest.skip(str(error))
+    return interop_servers.serving(
+        "coap-server", directory, host, 0, interop_servers.Kind(command, question, is_answer)
+    )
 
 
 def log(directory: Path) -> str:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import interop_servers
-import pytest
 from interop_servers import Server
 
 
-@contextmanager
-def server(directory: Path, host: str = "127.0.0.1") -> Iterator[Server]:
-    """memcached, by UDP and TCP on one port; a test that has none of it is skipped."""
+def server(directory: Path, host: str = "127.0.0.1") -> AbstractContextManager[Server]:
+    """memcached, by UDP and TCP on one port."""
 
     def seconds(token: str) -> int:
         return int(token[:7], 16) + 1_000_000  # as it has none for UDP, it may be known by this
@@ -29,12 +26,7 @@ def server(directory: Path, host: str = "127.0.0.1") -> Iterator[Server]:
     def is_answer(data: bytes, token: str) -> bool:
         return f"STAT idle_timeout {seconds(token)}\r\n".encode() in data
 
-    kind = interop_servers._Kind(command, question, is_answer)
-    try:
-        with interop_servers._run("memcached", directory, host, 0, kind) as started:
-            yield started
-    except interop_servers.UnavailableError as error:
-        pytest.skip(str(error))
+    return interop_servers.serving("memcached", directory, host, 0, interop_servers.Kind(command, question, is_answer))
 
 
 def store(server: Server, key: str, value: bytes) -> None:

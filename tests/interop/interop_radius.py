@@ -99,7 +99,7 @@ def freeradius(directory: Path, host: str = "127.0.0.1") -> AbstractContextManag
     def is_answer(data: bytes, token: str) -> bool:
         return data[0] == 2 and token.encode() in data
 
-    return interop_servers._run("freeradius", directory, host, 0, interop_servers._Kind(command, question, is_answer))
+    return interop_servers.serving("freeradius", directory, host, 0, interop_servers.Kind(command, question, is_answer))
 
 
 def told(server: Server, user: str, password: str) -> tuple[str, str]:

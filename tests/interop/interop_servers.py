@@ -75,7 +75,7 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
+class Kind:
     """How a server is started, and asked whether it is the one we started."""
 
     command: Callable[[int, str], list[str]]  # of the port and a token that the server shall give back
@@ -135,7 +135,7 @@ remote-control:
 """
         return [program("unbound"), "-d", "-c", str(_write(directory / "unbound.conf", text))]
 
-    return _run("unbound", directory, host, network, _Kind(command, _dns_question, _is_dns_answer))
+    return serving("unbound", directory, host, network, Kind(command, _dns_question, _is_dns_answer))
 
 
 def dnsmasq(directory: Path, host: str = "127.0.0.1", network: int = 2) -> AbstractContextManager[Server]:
@@ -159,7 +159,7 @@ def dnsmasq(directory: Path, host: str = "127.0.0.1", network: int = 2) -> Abstr
         path = _write(directory / "dnsmasq.conf", "\n".join(lines) + "\n")
         return [program("dnsmasq"), "--no-daemon", "--pid-file=", f"--conf-file={path}"]
 
-    return _run("dnsmasq", directory, host, network, _Kind(command, _dns_question, _is_dns_answer))
+    return serving("dnsmasq", directory, host, network, Kind(command, _dns_question, _is_dns_answer))
 
 
 def chronyd(directory: Path, host: str = "127.0.0.1") -> AbstractContextManager[Server]:
@@ -180,7 +180,7 @@ pidfile {directory / f"chronyd-{token}.pid"}
         # -x: the clock isn't set. -U: any user may start it. -u: it stays the user it is.
         return [program("chronyd"), "-d", "-x", "-U", "-u", user, "-f", str(path)]
 
-    return _run("chronyd", directory, host, 0, _Kind(command, _ntp_question, _is_ntp_answer))
+    return serving("chronyd", directory, host, 0, Kind(command, _ntp_question, _is_ntp_answer))
 
 
 def tftpd(directory: Path, host: str = "127.0.0.1", retransmit: float = 0.05) -> AbstractContextManager[Server]:
@@ -207,7 +207,7 @@ def tftpd(directory: Path, host: str = "127.0.0.1", retransmit: float = 0.05) ->
     def is_answer(data: bytes, token: str) -> bool:
         return data == b"\0\3\0\1" + token.encode()
 
-    return _run("tftpd", directory, host, 0, _Kind(command, question, is_answer, farewell=b"\0\5\0\0thanks\0"))
+    return serving("tftpd", directory, host, 0, Kind(command, question, is_answer, farewell=b"\0\5\0\0thanks\0"))
 
 
 def _records() -> Iterable[tuple[str, str, str]]:
@@ -253,7 +253,7 @@ def _write(path: Path, text: str) -> Path:
 
 
 @contextmanager
-def _run(name: str, directory: Path, host: str, network: int, kind: _Kind) -> Iterator[Server]:
+def serving(name: str, directory: Path, host: str, network: int, kind: Kind) -> Iterator[Server]:
     server = _start(name, directory, host, network, kind)
     try:
         yield server
@@ -261,7 +261,7 @@ def _run(name: str, directory: Path, host: str, network: int, kind: _Kind) -> It
         _stop(server.process)
 
 
-def _start(name: str, directory: Path, host: str, network: int, kind: _Kind) -> Server:
+def _start(name: str, directory: Path, host: str, network: int, kind: Kind) -> Server:
     log = directory / f"{name}.log"
     for _ in range(_STARTS):
         port, token = _free_port(host), secrets.token_hex(8)
@@ -284,7 +284,7 @@ def _start(name: str, directory: Path, host: str, network: int, kind: _Kind) -> 
     raise UnavailableError(f"{name} did not start: {' / '.join(lines) or 'it said nothing'}")
 
 
-def _answers(process: subprocess.Popen[bytes], host: str, port: int, token: str, kind: _Kind) -> bool:
+def _answers(process: subprocess.Popen[bytes], host: str, port: int, token: str, kind: Kind) -> bool:
     """Ask until the server answers. False: it ended, or didn't in time."""
     deadline = time.monotonic() + _START_SECONDS
     with socket.socket(_family(host), socket.SOCK_DGRAM) as asking:

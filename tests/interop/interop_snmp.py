@@ -42,7 +42,7 @@ dontLogTCPWrappersConnects yes
     def is_answer(data: bytes, token: str) -> bool:
         return data.endswith(token.encode())
 
-    return interop_servers._run("snmpd", directory, host, 0, interop_servers._Kind(command, question, is_answer))
+    return interop_servers.serving("snmpd", directory, host, 0, interop_servers.Kind(command, question, is_answer))
 
 
 def told(tool: str, server: Server, *arguments: str) -> list[str]:

@@ -30,4 +30,4 @@ def turnserver(directory: Path, host: str = "127.0.0.1") -> AbstractContextManag
     def is_answer(data: bytes, token: str) -> bool:
         return data[8:20] == token[:12].encode() and token.encode() in data[20:]
 
-    return interop_servers._run("turnserver", directory, host, 0, interop_servers._Kind(command, question, is_answer))
+    return interop_servers.serving("turnserver", directory, host, 0, interop_servers.Kind(command, question, is_answer))

@@ -9,8 +9,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeAlias
 
-import interop_coap
-import interop_memcached
 import interop_snmp
 import interop_stun
 import pytest
@@ -77,14 +75,12 @@ def test_stun(ask: Ask, start: Start, tmp_path: Path) -> None:
     assert answer[4:20] == bytes.fromhex("2112a442") + b"\1" * 12
 
 
-def test_coap(ask: Ask, tmp_path: Path) -> None:
-    with interop_coap.server(tmp_path) as server:
-        answer = ask("CoAP", server)
+def test_coap(ask: Ask, coap: Server) -> None:
+    answer = ask("CoAP", coap)
     assert answer[:4] == b"\x60\x45\0\1"  # 2.05 Content, in the acknowledgement
     assert b"</>" in answer
 
 
-def test_memcached(ask: Ask, tmp_path: Path) -> None:
-    with interop_memcached.server(tmp_path) as server:
-        answer = ask("memcached", server)
+def test_memcached(ask: Ask, memcached: Server) -> None:
+    answer = ask("memcached", memcached)
     assert answer[8:].startswith(b"VERSION ")

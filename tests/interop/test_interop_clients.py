@@ -6,7 +6,6 @@ import asyncio
 import importlib
 import re
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -81,17 +80,6 @@ async def test_dns_moves_on_from_a_server_that_refuses(client: ModuleType, unbou
 # CoAP
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("coap")
-
-
-@pytest.fixture(scope="module")
-def coap(directory: Path) -> Iterator[Server]:
-    with interop_coap.server(directory) as started:
-        yield started
-
-
 @of("coap_separate")
 async def test_coap_an_answer_that_comes_with_the_acknowledgement(client: ModuleType, coap: Server) -> None:
     expected, _ = interop_coap.client(f"coap://{coap.at}/")
@@ -105,9 +93,11 @@ async def test_coap_an_answer_that_comes_with_the_acknowledgement(client: Module
 
 
 @of("coap_separate")
-async def test_coap_an_answer_that_comes_later_and_twice(client: ModuleType, coap: Server, directory: Path) -> None:
+async def test_coap_an_answer_that_comes_later_and_twice(
+    client: ModuleType, coap: Server, coap_directory: Path
+) -> None:
     """A network that doubles everything; the server's log tells of the question, and of both acknowledgements."""
-    before = len(interop_coap.log(directory))
+    before = len(interop_coap.log(coap_directory))
     async with (
         Relay(coap.address, seed=1, duplicate=1.0, delay=0.01) as relay,
         udpguard.open_endpoint() as endpoint,
@@ -119,7 +109,7 @@ async def test_coap_an_answer_that_comes_later_and_twice(client: ModuleType, coa
             await client.get(session, "time")
         statistics = endpoint.statistics()
     await again
-    said = interop_coap.log(directory)[before:]
+    said = interop_coap.log(coap_directory)[before:]
     answer = re.search(r"t:CON c:2\.05 i:(\w+) \{\w+\}", said)
     assert answer
     assert said.count(f"t:ACK c:0.00 i:{answer[1]} ") == 4  # Each of the two comes twice.

@@ -6,7 +6,8 @@ import re
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import interop_coap
@@ -16,17 +17,6 @@ from interop_servers import Server
 pytestmark = pytest.mark.interop
 
 COAP_GET = Path(__file__).parents[2] / "examples" / "coap_get.py"
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("coap")
-
-
-@pytest.fixture(scope="module")
-def coap(directory: Path) -> Iterator[Server]:
-    with interop_coap.server(directory) as started:
-        yield started
 
 
 def coap_get(*arguments: str) -> subprocess.CompletedProcess[bytes]:
@@ -46,9 +36,11 @@ def test_a_server_that_is_asked_by_name(coap: Server, run_example: Callable[...,
     assert re.fullmatch(r"\w{3} \d\d \d\d:\d\d:\d\d", run_example("coap_get.py", f"coap://localhost:{coap.port}/time"))
 
 
-def test_over_ipv6(tmp_path: Path, run_example: Callable[..., str]) -> None:
-    with interop_coap.server(tmp_path, "::1") as coap:
-        assert "</time>" in run_example("coap_get.py", f"coap://{coap.at}/.well-known/core")
+def test_over_ipv6(
+    start: Callable[[AbstractContextManager[Server]], Server], tmp_path: Path, run_example: Callable[..., str]
+) -> None:
+    coap = start(interop_coap.server(tmp_path, "::1"))
+    assert "</time>" in run_example("coap_get.py", f"coap://{coap.at}/.well-known/core")
 
 
 @pytest.mark.parametrize(("size", "block"), [(1, 1024), (1024, 1024), (2049, 1024), (70_000, 64)])
@@ -71,10 +63,10 @@ def test_an_error_is_told_as_libcoaps_client_tells_it(coap: Server) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"the server says 4.04 Not Found\n")
 
 
-def test_an_answer_that_comes_later_is_acknowledged(coap: Server, directory: Path) -> None:
-    before = len(interop_coap.log(directory))
+def test_an_answer_that_comes_later_is_acknowledged(coap: Server, coap_directory: Path) -> None:
+    before = len(interop_coap.log(coap_directory))
     assert coap_get(f"coap://{coap.at}/async?1").stdout == b"done"
-    said = interop_coap.log(directory)[before:]
+    said = interop_coap.log(coap_directory)[before:]
     answer = re.search(r"t:CON c:2\.05 i:(\w+) \{(\w+)\}", said)
     assert answer, said
     assert f"t:CON c:GET i:{answer[2][:4]} {{{answer[2]}}}" in said  # its token is the question's

@@ -6,7 +6,7 @@ import random
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import interop_memcached
@@ -21,12 +21,6 @@ pytestmark = pytest.mark.interop
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 A_DATAGRAM = 1400 - 8  # of an answer, without the frame
-
-
-@pytest.fixture(scope="module")
-def memcached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with interop_memcached.server(tmp_path_factory.mktemp("memcached")) as started:
-        yield started
 
 
 def memcached_get(*arguments: str) -> subprocess.CompletedProcess[bytes]:
