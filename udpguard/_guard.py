@@ -22,24 +22,22 @@ from udpguard._errors import (
     InvalidAddressError,
     PeerRefusedError,
     PeerUnreachableError,
-    ReplyTimeoutError,
     TooManyPendingError,
 )
 from udpguard._host import Machine, host_of
 from udpguard._outbox import Outbox
+from udpguard._reasons import Reasons, closed_meanwhile, refusal_of
 from udpguard._typing import override
 from udpguard.core.address import (
     IPV4_WIRE,
     IPV6_WIRE,
     Sources,
     Wire,
-    is_unscoped_link_local,
     peer_of,
 )
 from udpguard.core.correlation import Book, TransactionId, checked_transaction, sealed
-from udpguard.core.explain import TimeoutFacts, explain
 from udpguard.core.gate import Gate
-from udpguard.core.icmp import NetworkError, sender_of
+from udpguard.core.icmp import NetworkError
 from udpguard.core.options import KernelFilter, Limits, check_hook
 from udpguard.core.ports import Ports
 from udpguard.core.source import Accept, Details, Entry, LongEntry, SweptQuestion
@@ -134,6 +132,7 @@ class Guard:
         self._dropped_before = 0
         """What the kernel dropped at sockets that are closed."""
         self.outbox: Outbox = Outbox(self)
+        self.reasons: Reasons = Reasons(self)
         self.screens: Screens = Screens(self, kernel_filter)
         self.loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
@@ -157,8 +156,6 @@ class Guard:
         """When the latest of what was read since then had come."""
         self.sweeps: set[Bulk] = set()
         """Those that go on."""
-        self._silent: tuple[tuple[float, int, float], str, str] = ((math.nan, 0, 0.0), "", "")
-        """What is told of silence, by time-out, attempts and delay: before the peer's name, and after it."""
         self._foremost: Entry | None = None
         """Who waited for the sockets and has its turn now."""
         self._open = 0
@@ -194,29 +191,10 @@ class Guard:
             )
         loop = asyncio._get_running_loop()
         if loop is None or (loop is not self.loop and self.loop is not None):
-            raise RuntimeError(self._why_not_here(loop))
+            raise self.reasons.not_here(loop)
         if self.loop is None:
             self.bind(loop)
         return loop
-
-    def _why_not_here(self, running: object) -> str:
-        """What is wrong with who asks in this loop, or in none."""
-        if self.loop is not None and self.is_in_other_thread():
-            return (
-                "the endpoint belongs to the event loop of another thread: open one here as well, or ask there, "
-                "with asyncio.run_coroutine_threadsafe(endpoint.request(…), loop)"
-            )
-        if running is None:
-            return (
-                "no event loop runs here: ask in a coroutine that asyncio.run(…) runs; "
-                "and in a process that was forked, open a new endpoint"
-            )
-        if self.loop is not None and self.loop.is_closed():
-            return (
-                "the endpoint belongs to another event loop, which is closed: each asyncio.run() starts a new one, "
-                "so open the endpoint in the coroutine that it runs"
-            )
-        return "the endpoint belongs to another event loop: open one in each loop (asyncio.run() starts a new one)"
 
     def is_in_other_thread(self) -> bool:
         """Whether its loop runs, but not in this thread."""
@@ -424,7 +402,7 @@ class Guard:
         """Take what arrived in part after something had fallen due; the loop was blocked."""
         settled, expired = self.registry.receive_overdue(batch, now, arrivals, port)
         for entry in expired:
-            settle_error(entry, self.timed_out(entry, now - self.timer_at))
+            settle_error(entry, self.reasons.timed_out(entry, now - self.timer_at))
         self._settle(settled)
 
     def _settle(self, settled: Sequence[Settled]) -> None:
@@ -613,85 +591,13 @@ class Guard:
         """End what is due at that time, and take the steps that are."""
         stalled, self.timer_at = now - self.timer_at, math.inf
         for entry in self.registry.expire(now):
-            settle_error(entry, self.timed_out(entry, stalled))
+            settle_error(entry, self.reasons.timed_out(entry, stalled))
         for more in self.registry.timetable.steps(now):
             self.registry.wake(more)
         try:
             self._pump()
         finally:
             self.due_at(self.registry.timetable.next_due())
-
-    def timed_out(self, entry: Entry, stalled: float, seconds: float | None = None) -> ReplyTimeoutError:
-        """Why no reply came: to an exchange that has expired, or in the latest so many seconds."""
-        wire = None if entry.source is None else entry.source.token
-        more, sent, quiet = entry.more, 0, self.registry.is_quiet
-        if more is None:
-            sent = int(entry.sent_at is not None)
-        elif entry.is_swept and more.waits_for is None:
-            sent = more.attempts
-        if sent and isinstance(wire, bytes) and not is_unscoped_link_local(wire) and quiet(wire, entry.began):
-            return self._silence(wire, entry.timeout, sent, stalled)
-        return self._explained(entry, stalled, seconds)
-
-    def _silence(self, wire: Wire, timeout: float, sent: int, stalled: float) -> ReplyTimeoutError:
-        """What is told of a plain question where nothing at all came meanwhile.
-
-        A sweep of an empty network has one for each address: all of them say the same but for that, and to find it out
-        anew takes four times as long.
-        """
-        if self._silent[0] != (timeout, sent, stalled):
-            head, _, tail = explain(
-                TimeoutFacts(
-                    asked="\0",
-                    timeout=timeout,
-                    attempts=sent,
-                    waited_for=None,
-                    near_misses=(),
-                    objection=None,
-                    has_accept=False,
-                    has_key=False,
-                    heard=False,
-                    stalled=stalled,
-                    untried=(),
-                )
-            ).partition("\0")
-            self._silent = ((timeout, sent, stalled), head, tail)
-        peer = peer_of(wire)
-        _, head, tail = self._silent
-        return ReplyTimeoutError(f"{head}{peer}{tail}", peer=peer, timeout=timeout, attempts=sent)
-
-    def _explained(self, entry: Entry, stalled: float, seconds: float | None) -> ReplyTimeoutError:
-        more = entry.more or Details()
-        asked = [source.token for source in more.asked] or ([entry.source.token] if entry.source is not None else [])
-        wires = [token for token in asked if isinstance(token, bytes)]
-        latest = None if entry.source is None else entry.source.token
-        peer = peer_of(latest) if isinstance(latest, bytes) else None
-        attempts = more.attempts if more.asks or more.lasting else None if entry.sent_at is None else 1
-        timeout = entry.timeout if seconds is None else seconds
-        since = None if seconds is None else self.clock() - seconds
-        near_misses, icmp = self.registry.near_misses(entry, wires, since), self.registry.hints(entry, since)
-        facts = TimeoutFacts(
-            asked=more.label or str(peer),
-            timeout=timeout,
-            attempts=attempts,
-            waited_for=more.waits_for,
-            near_misses=near_misses,
-            objection=more.objection,
-            has_accept=more.accept is not None,
-            has_key=any(slot[2] is not None for slot in entry.slots()),
-            heard=more.heard,
-            stalled=stalled,
-            trouble=more.trouble,
-            untried=more.untried,
-            icmp=icmp,
-            listens=more.lasting,
-            finder=self.registry.finder(entry),
-            elsewhere=not near_misses and self.registry.heard_elsewhere(entry.began if since is None else since),
-            no_link=any(map(is_unscoped_link_local, wires)),
-        )
-        return ReplyTimeoutError(
-            explain(facts), peer=peer, timeout=timeout, attempts=attempts or 0, near_misses=near_misses, icmp=icmp
-        )
 
     # --------------------------------------------------------------------------------------------------- end
 
@@ -752,24 +658,6 @@ class Guard:
         """The counters and gauges as they are; the channels tell themselves what the kernel dropped."""
         dropped = kernel_dropped + self._dropped_before + sum(channel.dropped() for channel in self.channels)
         return self.registry.statistics(dropped)
-
-
-def refusal_of(error: NetworkError) -> PeerRefusedError:
-    """What a message says whose quote was found to be true, as an error that says what to do."""
-    peer, sender = peer_of(error.wire), sender_of(error)
-    by = f"; the message comes from {sender}, perhaps a firewall" if sender not in (None, peer.host) else ""
-    return PeerRefusedError(
-        f"{peer} refused: ICMP says that nothing listens on that port{by}; "
-        f"is the server up, and is this its address and port?",
-        peer=peer,
-    )
-
-
-def closed_meanwhile() -> EndpointClosedError:
-    """What is told to who waits when the endpoint is closed."""
-    return EndpointClosedError(
-        "the endpoint was closed while this was pending: await it before its `async with` ends, or close() is called"
-    )
 
 
 def answer_swept(entry: Entry, reply: Reply) -> None:

@@ -298,7 +298,7 @@ class Session:
         seconds = self._context.settings.timeout if isinstance(timeout, Default) else checked_timeout(timeout)
         return await line.get(
             DEFAULT_TIMEOUT if seconds is None else seconds,
-            lambda waited: self._guard.timed_out(line.entry, 0.0, waited),
+            lambda waited: self._guard.reasons.timed_out(line.entry, 0.0, waited),
         )
 
     def __aiter__(self) -> Self:

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 from udpguard._context import Addresses, Context, Payload, Settings, checked_payload, parse_all
 from udpguard._errors import EndpointClosedError, InvalidAddressError
-from udpguard._guard import closed_meanwhile
 from udpguard._mistaken import used_with
 from udpguard._platform.alarm import Alarm, open_alarm
+from udpguard._reasons import closed_meanwhile
 from udpguard._supply import Supply
 from udpguard._swept import Again, SweptExchange, Ticket
 from udpguard._typing import override

@@ -28,6 +28,7 @@ TOLD: Final = {
     "_ports": "which local port is used",
     "_protocol": "GuardProtocol",
     "_guard": "the registry meets asyncio",
+    "_reasons": "why there is no answer",
     "_outbox": "what leaves in one turn",
     "_screens": "when there is a socket filter",
     "_host": "sockets, names, sending",

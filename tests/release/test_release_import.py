@@ -32,6 +32,7 @@ WITH_ENDPOINTS = {
         "udpguard._host",
         "udpguard._mistaken",
         "udpguard._outbox",
+        "udpguard._reasons",
         "udpguard._outgoing",
         "udpguard._ports",
     ),
