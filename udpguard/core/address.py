@@ -182,12 +182,15 @@ def parse(address: object, scope_index: Callable[[str], int], *, port_zero: bool
         InvalidAddressError: It is neither; the message says what is wrong with it.
     """
     if not is_tuple(address) or len(address) not in (2, 4):
-        raise InvalidAddressError(_no_address(address), address=address)
+        from udpguard.core import meant  # only who errs needs it
+
+        raise InvalidAddressError(meant.no_address(address), address=address)
     host, port = address[0], address[1]
     if not isinstance(host, str):
-        raise InvalidAddressError(
-            f"the host in {address!r} must be a str, not {type(host).__name__}{_meant(address)}", address=address
-        )
+        from udpguard.core import meant
+
+        what = f"the host in {address!r} must be a str, not {type(host).__name__}"
+        raise InvalidAddressError(f"{what}{meant.instead(address)}", address=address)
     port = _checked_port(port, address, lowest=0 if port_zero else 1)
     scope = _scope_argument(address)
     wire = _literal(host, port, scope) if "%" not in host else None
@@ -198,22 +201,6 @@ def parse(address: object, scope_index: Callable[[str], int], *, port_zero: bool
     if scope:
         raise InvalidAddressError(f"{address!r} has a scope, but {host!r} is no IPv6 literal", address=address)
     return HostName(_host_name(host, address), port)
-
-
-def _no_address(address: object) -> str:
-    if is_several(address) and address and is_tuple(address[0]):
-        first = address[0]
-        return f"{address!r:.200} is a list: one address is wanted here, such as {first!r:.200}"
-    general = ": pass (host, port), or the 4-tuple of an IPv6 socket address"
-    return f"{address!r:.200} is not an address{_meant(address) or general}"
-
-
-def _meant(address: object, after: str = ": ") -> str:
-    """What to pass instead, where that can be told."""
-    from udpguard.core.meant import suggestion  # only who errs needs it
-
-    meant = suggestion(address)
-    return f"{after}pass {meant}" if meant is not None else ""
 
 
 def is_several(value: object) -> TypeIs[list[object] | tuple[object, ...]]:
@@ -269,7 +256,9 @@ def _scoped(host: str, port: int, scope: int, address: object, scope_index: Call
     try:
         packed = _packed6(bare)
     except ValueError:
-        raise InvalidAddressError(_no_literal(host, address), address=address) from None
+        from udpguard.core import meant
+
+        raise InvalidAddressError(meant.no_literal(host, address), address=address) from None
     if not zone:
         raise InvalidAddressError(f"{host!r} in {address!r} has an empty scope", address=address)
     try:
@@ -279,17 +268,6 @@ def _scoped(host: str, port: int, scope: int, address: object, scope_index: Call
     if not 0 < index < 2**32 or (scope and scope != index):
         raise InvalidAddressError(f"the scope in {address!r} is contradictory or out of range", address=address)
     return wire_of(packed, port, index)
-
-
-def _no_literal(host: str, address: object) -> str:
-    """What is wrong with a host that has a colon or a scope, and is no IPv6 literal."""
-    if "://" in host:
-        return f"{host!r} in {address!r} is a URL, not a host{_meant(address)}"
-    if host.startswith("["):
-        return f"{host!r} in {address!r} is not an IPv6 address: write it without brackets{_meant(address, ', ')}"
-    if host.count(":") == 1 and "%" not in host:
-        return f"{host!r} in {address!r} is not a host alone: the port goes beside the host{_meant(address, ', ')}"
-    return f"{host!r} in {address!r} is not an IPv6 address"
 
 
 def _host_name(host: str, address: object) -> str:
@@ -304,7 +282,9 @@ def _host_name(host: str, address: object) -> str:
     labels = ascii_host.split(".")
     if len(ascii_host) > _MAX_NAME or not all(_LABEL.fullmatch(label) for label in labels):
         what = "the host is empty" if not host else f"{host!r} is neither an IP address nor a host name"
-        raise InvalidAddressError(f"{what} (in {address!r}){_meant(address)}", address=address)
+        from udpguard.core import meant
+
+        raise InvalidAddressError(f"{what} (in {address!r}){meant.instead(address)}", address=address)
     return host
 
 
@@ -495,31 +475,13 @@ def _token(part: object, scope_index: Callable[[str], int]) -> Token:
     try:
         network = _network(part)
     except ValueError as error:
+        from udpguard.core import meant
+
         raise ValueError(
             f"reply_from={part!r} is none of 'peer', 'host', 'anywhere', an address (host, port), "
-            f"a network such as '192.0.2.0/24', or a list of these: {_what_instead(part) or error}"
+            f"a network such as '192.0.2.0/24', or a list of these: {meant.source(part) or error}"
         ) from None
     return _network_token(network)
-
-
-def _what_instead(part: object) -> str | None:
-    """What was probably meant by what is no source; None where nobody can tell."""
-    if not isinstance(part, str):
-        return None
-    from ipaddress import ip_network
-
-    from udpguard.core.meant import suggestion
-
-    try:
-        return f"it has host bits set, pass '{ip_network(part, strict=False)}'"
-    except ValueError:
-        pass
-    meant = suggestion(part)
-    if meant is None:
-        return None
-    if not meant.endswith(", port)"):
-        return f"pass {meant}"
-    return f"a host name must be looked up, pass the Peer that `await endpoint.resolve{meant}` gives"
 
 
 def _network(part: object) -> "Network":

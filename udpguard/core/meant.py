@@ -1,13 +1,56 @@
-"""What a caller probably meant who wrote an address in another way: told in the error, never taken instead."""
+"""What is wrong with an address, and what its caller probably meant: told in the error, never taken instead."""
 
 from __future__ import annotations
 
 import re
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_network
 from typing import Final, cast
+
+from udpguard.core.address import is_several, is_tuple
 
 _NAME: Final = re.compile(r"(?!-)[\w-]{1,63}(\.(?!-)[\w-]{1,63})*\.?", re.ASCII)
 _MOST_SUGGESTED: Final = 80
+
+
+def no_address(address: object) -> str:
+    """What is wrong with what has not the form of an address."""
+    if is_several(address) and address and is_tuple(address[0]):
+        first = address[0]
+        return f"{address!r:.200} is a list: one address is wanted here, such as {first!r:.200}"
+    general = ": pass (host, port), or the 4-tuple of an IPv6 socket address"
+    return f"{address!r:.200} is not an address{instead(address) or general}"
+
+
+def no_literal(host: str, address: object) -> str:
+    """What is wrong with a host that has a colon or a scope, and is no IPv6 literal."""
+    if "://" in host:
+        return f"{host!r} in {address!r} is a URL, not a host{instead(address)}"
+    if host.startswith("["):
+        return f"{host!r} in {address!r} is not an IPv6 address: write it without brackets{instead(address, ', ')}"
+    if host.count(":") == 1 and "%" not in host:
+        return f"{host!r} in {address!r} is not a host alone: the port goes beside the host{instead(address, ', ')}"
+    return f"{host!r} in {address!r} is not an IPv6 address"
+
+
+def instead(address: object, after: str = ": ") -> str:
+    """What to pass instead of an address, where that can be told."""
+    meant = suggestion(address)
+    return f"{after}pass {meant}" if meant is not None else ""
+
+
+def source(part: object) -> str | None:
+    """What to pass instead of what is no source of replies; None where nobody can tell."""
+    if not isinstance(part, str):
+        return None
+    try:
+        return f"it has host bits set, pass '{ip_network(part, strict=False)}'"
+    except ValueError:
+        meant = suggestion(part)
+    if meant is None:
+        return None
+    if not meant.endswith(", port)"):
+        return f"pass {meant}"
+    return f"a host name must be looked up, pass the Peer that `await endpoint.resolve{meant}` gives"
 
 
 def suggestion(address: object) -> str | None:
