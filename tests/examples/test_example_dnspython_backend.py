@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import dns.asyncquery
@@ -45,12 +45,6 @@ def truthful(request: Request) -> bytes:
 def module() -> Iterator[Any]:
     with imported("dnspython_backend") as found:
         yield found
-
-
-@pytest.fixture
-async def endpoint() -> AsyncIterator[udpguard.Endpoint]:
-    async with udpguard.open_endpoint() as opened:
-        yield opened
 
 
 @pytest.fixture

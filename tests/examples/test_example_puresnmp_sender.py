@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import puresnmp
@@ -57,12 +57,6 @@ def agent(request: Request) -> bytes:
 def module() -> Iterator[Any]:
     with imported("puresnmp_sender") as found:
         yield found
-
-
-@pytest.fixture
-async def endpoint() -> AsyncIterator[udpguard.Endpoint]:
-    async with udpguard.open_endpoint() as opened:
-        yield opened
 
 
 @pytest.fixture
