@@ -33,7 +33,7 @@ async def look_up(client: udpguard.Client, name: str, servers: list[udpguard.Add
             why.append(f"{server[0]}: " + ("truncated" if flags & TRUNCATED else f"error {flags & RCODE}"))
         except (OSError, IndexError, struct.error) as error:  # The last two: it breaks the format.
             why.append(f"{server[0]}: {error}")
-    raise OSError("\n".join(why) or "no server was given")
+    raise OSError("\n".join(dict.fromkeys(why)) or "no server was given")
 
 
 def addresses(answer: bytes, at: int, count: int) -> list[str]:  # of the answer section, which begins there

@@ -185,9 +185,9 @@ def test_dns_says_why_nobody_could_tell(sim: Simulation, dns_failover: ModuleTyp
     with pytest.raises(OSError, match="error 2") as caught:
         looked_up(sim, dns_failover, lambda request: response(request, flags=SERVFAIL), None, silent)
     lines = str(caught.value).splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 3  # each server twice, and each reason once
     assert lines[1].startswith("192.0.2.53: 192.0.2.53:5301 refused: ")
-    assert lines[5].startswith("192.0.2.53: no reply from 192.0.2.53:5302 in 1.0 s")
+    assert lines[2].startswith("192.0.2.53: no reply from 192.0.2.53:5302 in 1.0 s")
 
 
 def test_dns_asks_for_what_it_is_to_ask(sim: Simulation, dns_failover: ModuleType) -> None:
