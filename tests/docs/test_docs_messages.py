@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -23,7 +24,8 @@ PYTHONS = (
 )
 
 
-def messages() -> list[str]:
+@functools.cache
+def messages() -> tuple[str, ...]:
     """The texts in the code, without the values that go into them."""
     texts: list[str] = []
     for path in sorted(Path(udpguard.__file__).parent.rglob("*.py")):
@@ -32,7 +34,7 @@ def messages() -> list[str]:
                 texts.append("".join(str(part.value) for part in node.values if isinstance(part, ast.Constant)))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 texts.append(node.value)
-    return texts
+    return tuple(texts)
 
 
 TOLD = [text for _, text, _ in SEEN.findall(PAGE.read_text(encoding="utf-8")) if not text.startswith(PYTHONS)]

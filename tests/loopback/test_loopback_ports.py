@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import secrets
 import socket
 from typing import Any
 
@@ -28,6 +30,16 @@ async def timed_out(endpoint: udpguard.Endpoint, server: Server, data: bytes, **
     with pytest.raises(ReplyTimeoutError):
         await endpoint.request(server.addr, data, timeout=0.02, **kwargs)
     return (await server.next())[1]
+
+
+def free_range(count: int) -> tuple[int, int]:
+    """So many ports in a row that are free now, and that the system gives to nobody."""
+    while True:
+        first = 10_000 + secrets.randbelow(22_000 - count)  # not `random`, whose seed other workers share
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)).bind(("", port))
+            return first, first + count - 1
 
 
 # ------------------------------------------------------------------------------------------------------ spares
@@ -508,16 +520,17 @@ async def test_both_families_have_the_same_port_of_the_range() -> None:
 
 async def test_a_range_that_is_just_large_enough_is_used_up() -> None:
     for _ in range(3):
-        async with opened(ports=Ports(pool=48, spares=0, range=(21_000, 21_047))) as endpoint:
+        first, last = free_range(48)
+        async with opened(ports=Ports(pool=48, spares=0, range=(first, last))) as endpoint:
             ports = [peer.port for peer in endpoint.local_addrs if ":" not in peer.host]
-            assert sorted(ports) == list(range(21_000, 21_048))
+            assert sorted(ports) == list(range(first, last + 1))
             assert ports != sorted(ports)
 
 
 async def test_of_a_range_every_clean_port_is_used_before_one_is_used_again() -> None:
-    ports = Ports(spares=1, rotate=True, range=(21_000, 21_200))
+    ports = Ports(spares=1, rotate=True, range=free_range(201))
     async with Server(echo) as server, opened(("127.0.0.1", 0), ports=ports) as endpoint:
-        for _ in range(190):  # somebody may have a few
+        for _ in range(190):  # somebody may have taken a few meanwhile
             await endpoint.request(server.addr, b"x", timeout=5.0)
         used = [addr[1] for _, addr in server.got]
         assert len(set(used)) == len(used)
