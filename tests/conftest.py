@@ -34,15 +34,15 @@ def pytest_asyncio_loop_factories(
     return {LOOP: _loop_factory()}
 
 
-# What runs in virtual time, or without any: the same on every loop and backend, and long.
+# What runs in virtual time, or without any, and what counts: the same on every loop and backend, and long.
 ONCE = ("cancellation", "clients", "fuzzing", "odds", "schedules", "simulation", "sweeps")
-ONCE_OF_CORE = ("test_core_interleavings.py", "test_core_schedules.py")
-# Most of the time: a hundred thousand pending, each printed program, programs that are run, the benchmarks' own tests.
+ONCE_OF_OTHERS = ("test_core_interleavings.py", "test_core_schedules.py", "test_loopback_counts.py")
+# Most of the time: ten thousand at once, each printed program, programs that are run, the benchmarks' own tests.
 SLOW = (
     "test_benchmarks_smoke.py",
     "test_docs_blocks.py",
+    "test_docs_figures.py",
     "test_loopback_concurrency.py",
-    "test_loopback_counts.py",
 )
 # Of the examples' tests.
 QUICK = ("test_example_clients.py", "test_example_quickstart.py", "test_example_three_clients.py")
@@ -51,7 +51,7 @@ QUICK = ("test_example_clients.py", "test_example_quickstart.py", "test_example_
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what CI runs but once, and what isn't run unless asked for."""
     for item in items:
-        if item.path.parent.name in ONCE or item.path.name in ONCE_OF_CORE:
+        if item.path.parent.name in ONCE or item.path.name in ONCE_OF_OTHERS:
             item.add_marker(pytest.mark.once)
         is_program = item.path.parent.name == "examples" and item.path.name not in QUICK
         if item.path.name in SLOW or is_program:
