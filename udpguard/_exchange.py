@@ -374,9 +374,14 @@ class Exchange(Details):
             self._guard.go_on(self._entry)
         return True
 
+    @property
+    @override
+    def is_cut_short(self) -> bool:
+        return self._tries() < len(self._waits)
+
     def _may_send(self) -> bool:
         """Whether anybody is left to be asked now: for the first time, or again as the schedule allows."""
-        return any(not target.sent for target in self._left) or self._tries() < len(self._waits)
+        return any(not target.sent for target in self._left) or self.is_cut_short
 
     @override
     def step(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from udpguard._errors import EndpointClosedError, PeerRefusedError, ReplyTimeoutError
 from udpguard.core.address import Wire, is_unscoped_link_local, peer_of
@@ -13,6 +13,7 @@ from udpguard.core.source import Details, Entry
 
 if TYPE_CHECKING:
     from udpguard._guard import Guard
+    from udpguard.core.swept import Bulk
 
 
 class Reasons:
@@ -26,8 +27,8 @@ class Reasons:
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
-        self._silent: tuple[tuple[float, int, float], str, str] = ((math.nan, 0, 0.0), "", "")
-        """What is told of silence, by time-out, attempts and delay: before the peer's name, and after it."""
+        self._silent: tuple[tuple[float, int, float, bool], str, str] = ((math.nan, 0, 0.0, False), "", "")
+        """What is told of silence, by time-out, attempts, delay and schedule: before the peer's name, and after it."""
 
     def timed_out(self, entry: Entry, stalled: float, seconds: float | None = None) -> ReplyTimeoutError:
         """Why no reply came: to an exchange that has expired, or in the latest so many seconds."""
@@ -38,16 +39,17 @@ class Reasons:
         elif entry.is_swept and more.waits_for is None:
             sent = more.attempts
         if sent and isinstance(wire, bytes) and not is_unscoped_link_local(wire) and quiet(wire, entry.began):
-            return self._silence(wire, entry.timeout, sent, stalled)
+            return self._silence(wire, entry.timeout, sent, stalled, cut_short=_is_cut_short(entry))
         return self._explained(entry, stalled, seconds)
 
-    def _silence(self, wire: Wire, timeout: float, sent: int, stalled: float) -> ReplyTimeoutError:
+    def _silence(self, wire: Wire, timeout: float, sent: int, stalled: float, *, cut_short: bool) -> ReplyTimeoutError:
         """What is told of a plain question where nothing at all came meanwhile.
 
         A sweep of an empty network has one for each address: all of them say the same but for that, and to find it out
         anew takes four times as long.
         """
-        if self._silent[0] != (timeout, sent, stalled):
+        facts = (timeout, sent, stalled, cut_short)
+        if self._silent[0] != facts:
             head, _, tail = explain(
                 TimeoutFacts(
                     asked="\0",
@@ -61,9 +63,10 @@ class Reasons:
                     heard=False,
                     stalled=stalled,
                     untried=(),
+                    cut_short=cut_short,
                 )
             ).partition("\0")
-            self._silent = ((timeout, sent, stalled), head, tail)
+            self._silent = (facts, head, tail)
         peer = peer_of(wire)
         _, head, tail = self._silent
         return ReplyTimeoutError(f"{head}{peer}{tail}", peer=peer, timeout=timeout, attempts=sent)
@@ -99,6 +102,7 @@ class Reasons:
             finder=self._guard.registry.finder(entry),
             elsewhere=not near_misses and self._guard.registry.heard_elsewhere(entry.began if since is None else since),
             no_link=any(map(is_unscoped_link_local, wires)),
+            cut_short=_is_cut_short(entry),
         )
         return ReplyTimeoutError(
             explain(facts), peer=peer, timeout=timeout, attempts=attempts or 0, near_misses=near_misses, icmp=icmp
@@ -127,6 +131,13 @@ class Reasons:
         return RuntimeError(
             "the endpoint belongs to another event loop: open one in each loop (asyncio.run() starts a new one)"
         )
+
+
+def _is_cut_short(entry: Entry) -> bool:
+    """Whether it would have been sent again, had there been time."""
+    if entry.is_swept:
+        return cast("Bulk", entry.future).sends_again
+    return entry.more is not None and entry.more.is_cut_short
 
 
 def refusal_of(error: NetworkError) -> PeerRefusedError:

@@ -40,7 +40,7 @@ from udpguard.core.gate import Gate
 from udpguard.core.options import Default, check_limit, checked_rate
 from udpguard.core.outcome import Outcome, Progress
 from udpguard.core.pace import Pace
-from udpguard.core.retransmission import Retry, RetryPolicy, drawn
+from udpguard.core.retransmission import AdaptiveRetry, Retry, RetryPolicy, drawn
 from udpguard.core.source import Accept, Entry, Source, SweptQuestion, assigned_id
 from udpguard.core.swept import Bulk
 from udpguard.core.verdict import Reply
@@ -176,6 +176,7 @@ class Engine(Bulk):
         self.adapts: bool = settings.retry is not None and not isinstance(settings.retry, Retry)
         self.context: Context = context
         self.policy: RetryPolicy | None = settings.retry
+        self.sends_again = isinstance(self.policy, (Retry, AdaptiveRetry)) and self.policy.attempts > 1
         self.has_timeout: bool = timeout is not None
         """Whether that counts; else a question ends with its schedule."""
         self.throttled: bool = False

@@ -187,6 +187,33 @@ async def test_silence() -> None:
         assert "firewall" in str(error)
 
 
+@pytest.mark.parametrize("policy", [udpguard.Retry(), udpguard.AdaptiveRetry(), udpguard.Retry.stun()], ids=repr)
+async def test_who_sends_again_is_not_told_to(policy: udpguard.RetryPolicy) -> None:
+    """Its time was over before its schedule went on: to pass `retry`, as was advised, would change nothing."""
+    async with Server() as server, opened() as endpoint:
+        errors = [await timed_out(ask(endpoint, server, retry=policy))]
+        questions = [(server.addr, b"x"), (server.addr, b"y", "a tag"), ([server.addr], b"z")]
+        async with endpoint.sweep(questions, timeout=0.1, retry=policy) as sweep:
+            errors += [
+                outcome.error async for outcome in sweep if isinstance(outcome.error, udpguard.ReplyTimeoutError)
+            ]
+    assert len(errors) == 4
+    for error in errors:
+        assert "(1 sent); datagrams get lost: is the server up? if so, allow more time" in str(error)
+
+
+async def test_who_sends_but_once_is_told_how_to_send_again() -> None:
+    once = udpguard.Retry(attempts=1, final_wait=0.05)
+    async with Server() as server, opened() as endpoint:
+        errors = [await timed_out(ask(endpoint, server, retry=once, timeout=0.1))]
+        async with endpoint.sweep([(server.addr, b"x")], timeout=0.05, retry=once) as sweep:
+            errors += [
+                outcome.error async for outcome in sweep if isinstance(outcome.error, udpguard.ReplyTimeoutError)
+            ]
+    assert len(errors) == 2
+    assert all("pass retry=udpguard.Retry()" in str(error) for error in errors)
+
+
 async def test_a_dead_port_is_silence_where_nothing_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UDPGUARD_BACKEND", "portable")
     async with opened() as endpoint:

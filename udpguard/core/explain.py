@@ -55,6 +55,7 @@ class TimeoutFacts:
         finder: How a transaction key is found in replies, or why not, where there is a correlator.
         elsewhere: Whether strangers came that resemble nobody who was asked.
         no_link: Whether a link-local address was asked without its link.
+        cut_short: Whether its schedule would have sent again after that time.
     """
 
     asked: str
@@ -74,6 +75,7 @@ class TimeoutFacts:
     finder: str | None = None
     elsewhere: bool = False
     no_link: bool = False
+    cut_short: bool = False
 
 
 def explain(facts: TimeoutFacts) -> str:
@@ -153,6 +155,8 @@ def _likely(facts: TimeoutFacts) -> str:
         return f"not tried in that time: {', '.join(map(str, facts.untried[:3]))}"
     if facts.attempts is None:
         return "was the question sent, from this endpoint and in time?"
+    if facts.attempts == 1 and facts.cut_short:
+        return "datagrams get lost: is the server up? if so, allow more time, or a shorter wait before it is sent again"
     if facts.attempts == 1:
         return "datagrams get lost: is the server up? if so, pass retry=udpguard.Retry() to send again"
     return "is the server up, and does a firewall let its replies through?" if facts.attempts else ""

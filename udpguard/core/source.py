@@ -102,6 +102,11 @@ class Details:
         self.woken: bool = False
         """Whether it is about to go on."""
 
+    @property
+    def is_cut_short(self) -> bool:
+        """Whether its schedule would have sent once more, had there been time."""
+        return False
+
     def step(self) -> None:
         """Go on: it is time for the next attempt, or what it waited for is free."""
 

@@ -21,7 +21,7 @@ class Bulk(Details):
         places: How many may be in flight at once.
     """
 
-    __slots__ = ("book", "correlator", "gate", "outcomes", "seconds")
+    __slots__ = ("book", "correlator", "gate", "outcomes", "seconds", "sends_again")
 
     def __init__(self, correlator: Correlator | None, book: Book, timeout: float, places: int) -> None:
         super().__init__(asks=True)
@@ -30,6 +30,8 @@ class Bulk(Details):
         self.seconds: float = timeout
         self.gate: Gate[Entry] = Gate(places)
         """Each question in flight has a place here."""
+        self.sends_again: bool = False
+        """Whether questions to which nothing comes are sent again, if there is time."""
         self.outcomes: deque[Outcome] = deque()
         """What was not read yet."""
 
