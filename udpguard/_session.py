@@ -350,6 +350,9 @@ class Session:
             port=line.entry.port,
         )
         line.requests = (*line.requests, entry)
+        closed = self._opened().closed
+        if closed is not None:  # by what made the data, its key or the schedule
+            guard.fail(entry, another(closed))
         try:
             return await cast("asyncio.Future[bytes]", entry.future)
         except BaseException:  # cancelled, or thrown into; a reply or a time-out has ended it already

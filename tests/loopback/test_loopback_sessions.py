@@ -754,3 +754,48 @@ async def test_one_that_was_opened_by_await_can_be_closed_by_a_block() -> None:
         with pytest.raises(RuntimeError, match="opened already"):
             async with session:
                 pass
+
+
+class _Closing(udpguard.Correlator):
+    """One whose requests call something."""
+
+    def __init__(self) -> None:
+        self.calls: Any = None
+
+    def request_key(self, data: bytes) -> bytes:
+        self.calls()
+        return data
+
+    def reply_key(self, data: bytes) -> bytes:
+        return data
+
+
+class _ClosingRetry(udpguard.RetryPolicy):
+    def __init__(self, calls: Any) -> None:
+        self._calls = calls
+
+    def waits(self, peer: Any, random: Any) -> list[float]:
+        self._calls()
+        return [1.0]
+
+
+@pytest.mark.parametrize("what", ["data", "correlator", "schedule"])
+async def test_a_request_ends_though_the_session_is_closed_by_what_makes_it(what: str) -> None:
+    correlator = _Closing()
+    async with Server() as server, opened() as endpoint:
+        client = endpoint.client(correlate=correlator) if what == "correlator" else endpoint
+        session = await client.session(server.addr)
+        correlator.calls = session.close
+
+        def closes(attempt: int) -> bytes:
+            session.close()
+            return b"hello"
+
+        with pytest.raises(EndpointClosedError, match=r"session with .* was closed"):
+            async with asyncio.timeout(5.0):
+                await session.request(
+                    closes if what == "data" else b"hello",
+                    timeout=None,
+                    retry=_ClosingRetry(session.close) if what == "schedule" else None,
+                )
+        assert endpoint.statistics().pending == endpoint.statistics().waiting == 0
