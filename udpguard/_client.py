@@ -321,7 +321,8 @@ class Client:
             InvalidAddressError: An address is malformed, or no reply can come from it.
             DatagramTooLargeError: The datagram is more than UDP carries.
             PeerUnreachableError: It could not be sent to any of the addresses.
-            TooManyPendingError: As many as `Limits.pending` are pending, or no transaction id is free.
+            TooManyPendingError: As many as `Limits.pending` are pending, or no transaction id is free; or, without a
+                key, a discovery or session that hears the same is open at each of the endpoint's ports.
             EndpointClosedError: The endpoint was closed.
             socket.gaierror: A name does not resolve.
         """

@@ -400,13 +400,28 @@ class Discovery:
         return call
 
     def _choose_port(self, wires: Sequence[Wire], tokens: tuple[Token, ...], key: object) -> int:
-        """Without a key a spare port, so that what comes too late does not look like the answer to something else."""
-        keeper = self._guard.keeper
-        if key is None and keeper is not None and len({len(wire) for wire in wires}) == 1:
+        """Without a key a spare port, so that what comes too late does not look like the answer to something else.
+
+        Raises:
+            TooManyPendingError: There is none, and somebody hears the same at all of the endpoint's own.
+        """
+        guard, keeper = self._guard, self._guard.keeper
+        if key is not None:
+            return guard.some_port()
+        if keeper is not None and len({len(wire) for wire in wires}) == 1:
             spare = keeper.choose_spare(wires, tokens)
             if spare is not None:
                 return spare
-        return self._guard.some_port()
+        registry, first = guard.registry, guard.some_port()
+        for port in (first, *(-number for number in range(guard.pool) if -number != first)):
+            if not any(registry.soil.is_occupied(token, port) for token in tokens):
+                return port
+        raise TooManyPendingError(
+            "a discovery or session that hears the same is open already, and there is no other port for one more: "
+            "begin it when that is over, pass correlate=… if the protocol has transaction ids, or let the endpoint "
+            "have more ports with Ports(pool=…)",
+            limit=guard.pool + registry.spares.limit,
+        )
 
     def _assign(self, call: _Call, correlator: TransactionId, tokens: tuple[Token, ...], original: bytes) -> bytes:
         """Pick an id."""

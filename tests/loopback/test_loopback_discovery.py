@@ -289,6 +289,40 @@ async def test_on_a_fixed_port_too() -> None:
                 assert [reply.data async for reply in replies] == [b"here"]
 
 
+@pytest.mark.parametrize("reply_from", ["anywhere", "peer"])
+async def test_one_that_would_have_anothers_answers_is_refused(reply_from: Any) -> None:
+    """It has no spare port, and where it would listen the other hears all that comes."""
+    async with (
+        loopback_kit.Server(ECHO) as server,
+        opened(("127.0.0.1", 0), ports=Ports(spares=0)) as endpoint,
+    ):
+        async with endpoint.discover(server.addr, b"1", reply_from=reply_from, window=60.0) as replies:
+            with pytest.raises(TooManyPendingError, match="hears the same is open already"):
+                await all_of(endpoint.discover(server.addr, b"2", reply_from=reply_from, window=0.1))
+            assert (await anext(replies)).data == b"1"
+        (reply,) = await all_of(endpoint.discover(server.addr, b"3", reply_from=reply_from, window=5.0, limit=1))
+        assert reply.data == b"3"
+    assert_idle(endpoint)
+
+
+async def test_those_with_ids_share_a_port() -> None:
+    ids = udpguard.TransactionId(0, 2, assign=True)
+    async with (
+        loopback_kit.Server(ECHO) as server,
+        opened(("127.0.0.1", 0), ports=Ports(spares=0), correlate=ids) as endpoint,
+    ):
+        found = await asyncio.gather(
+            *(all_of(endpoint.discover(server.addr, b"\0\0%d" % i, window=5.0, limit=1)) for i in range(3))
+        )
+        assert [[reply.data for reply in got] for got in found] == [[b"\0\0%d" % i] for i in range(3)]
+
+
+async def test_another_port_of_a_pool_will_do() -> None:
+    async with loopback_kit.Server(ECHO) as server, opened(ports=Ports(pool=4, spares=0)) as endpoint:
+        found = await asyncio.gather(*(all_of(endpoint.discover(server.addr, b"%d" % i, window=0.3)) for i in range(4)))
+        assert [[reply.data for reply in got] for got in found] == [[b"%d" % i] for i in range(4)]
+
+
 async def test_many_at_once_beyond_the_spare_ports() -> None:
     async with loopback_kit.Server(ECHO) as server, opened(ports=Ports(spares=2)) as endpoint:
         found = await asyncio.gather(
