@@ -341,6 +341,8 @@ class Discovery:
         call = self._call
         if call is None:
             raise RuntimeError("the discovery has not begun: write `async with endpoint.discover(…) as replies:`")
+        if call.closed is None:
+            self._guard.check_loop()
         try:
             return await call.get(math.inf)
         except EndpointClosedError:

@@ -331,6 +331,21 @@ async def test_many_at_once_beyond_the_spare_ports() -> None:
         assert [[reply.data for reply in got] for got in found] == [[b"0"], [b"1"]]
 
 
+async def test_it_is_read_in_its_own_loop_alone() -> None:
+    async with loopback_kit.Server() as server, opened() as endpoint:
+        async with endpoint.discover(server.addr, b"who", window=60.0) as replies:
+
+            async def read() -> None:
+                async with asyncio.timeout(5.0):
+                    await anext(replies)
+
+            with pytest.raises(RuntimeError, match="the event loop of another thread: open one here as well"):
+                await asyncio.to_thread(asyncio.run, read())
+        assert [reply async for reply in replies] == []
+        endpoint.close()
+        assert [reply async for reply in replies] == [], "it was over before"
+
+
 @pytest.mark.parametrize("mode", ["on", "auto"])
 async def test_a_socket_filter_leaves_it_open(mode: Any) -> None:
     async with (
