@@ -312,9 +312,15 @@ class Discovery:
         self.close()
 
     def close(self) -> None:
-        """End it before its time."""
+        """End it before its time.
+
+        Raises:
+            RuntimeError: Its event loop runs in another thread.
+        """
         call = self._call
         if call is not None:
+            if call.closed is None:
+                self._guard.check_thread("discovery.close")
             call.clear()
             call.over()
 

@@ -403,11 +403,7 @@ class Endpoint(Client):
         Raises:
             RuntimeError: Its event loop runs in another thread.
         """
-        if not self._guard.closed and self._guard.is_in_other_thread():
-            raise RuntimeError(
-                "the endpoint belongs to the event loop of another thread: close it there, "
-                "with loop.call_soon_threadsafe(endpoint.close)"
-            )
+        self._guard.check_thread("endpoint.close")
         self._guard.close()
         self._context.resolver.close()
 

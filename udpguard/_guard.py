@@ -201,6 +201,21 @@ class Guard:
         # In a process that was forked the loop seems to go on.
         return self.loop is not None and self.loop.is_running() and threading.get_ident() != self._thread
 
+    def check_thread(self, close: str) -> None:
+        """Refuse to have something closed from another thread: who waits for it would not be told.
+
+        Args:
+            close: What was called.
+
+        Raises:
+            RuntimeError: Its event loop runs in another thread.
+        """
+        if not self.closed and self.is_in_other_thread():
+            raise RuntimeError(
+                f"the endpoint belongs to the event loop of another thread: close it there, "
+                f"with loop.call_soon_threadsafe({close})"
+            )
+
     def add_channel(self, channel: Channel) -> None:
         """Send through a socket, from the next of the endpoint's own ports, and close it in the end."""
         self.channels.append(channel)

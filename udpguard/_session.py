@@ -224,10 +224,16 @@ class Session:
         return port
 
     def close(self) -> None:
-        """End it: nothing comes any more, and who waits in `receive` or `request` gets an `EndpointClosedError`."""
+        """End it: nothing comes any more, and who waits in `receive` or `request` gets an `EndpointClosedError`.
+
+        Raises:
+            RuntimeError: Its event loop runs in another thread.
+        """
         line = self._line
         if line is None:
             return
+        if line.closed is None:
+            self._guard.check_thread("session.close")
         line.is_left = line.is_left or line.closed is None
         line.clear()
         line.end(EndpointClosedError(f"the session with {peer_of(line.wire)} was closed"))

@@ -799,3 +799,18 @@ async def test_a_request_ends_though_the_session_is_closed_by_what_makes_it(what
                     retry=_ClosingRetry(session.close) if what == "schedule" else None,
                 )
         assert endpoint.statistics().pending == endpoint.statistics().waiting == 0
+
+
+async def test_it_is_closed_in_its_own_thread_alone() -> None:
+    """In another one nobody who waits would be told."""
+    async with Server() as server, opened() as endpoint:
+        async with endpoint.session(server.addr) as session, endpoint.discover(server.addr, b"who") as replies:
+            for one, called in ((session, "session"), (replies, "discovery")):
+                with pytest.raises(
+                    RuntimeError, match=rf"close it there, with loop\.call_soon_threadsafe\({called}\.close\)"
+                ):
+                    await asyncio.to_thread(one.close)
+            assert not session.is_closing()
+        await asyncio.to_thread(session.close)  # it is closed already
+        await asyncio.to_thread(replies.close)
+        await asyncio.to_thread(endpoint.session(server.addr).close)
