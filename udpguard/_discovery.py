@@ -287,6 +287,8 @@ class Discovery:
         self._repeats = bool(repeats)
         self._routing = checked_routing(interface, ttl) if (interface, ttl) != (None, None) else None
         self._used = False
+        self._is_given_up = False
+        """Whether it was closed before it began."""
         self._call: _Call | None = None
 
     # ------------------------------------------------------------------------------------- opening and closing
@@ -298,6 +300,8 @@ class Discovery:
             raise RuntimeError("this discovery was begun already: endpoint.discover(…) makes another")
         self._used = True
         wires = await self._wires()
+        if self._is_given_up:
+            raise EndpointClosedError("the discovery was closed before it was open: endpoint.discover(…) makes another")
         tokens = tuple(dict.fromkeys(token for wire in wires for token in self._sources.tokens(wire)))
         call = self._call = self._listen(wires, tokens)
         try:
@@ -318,7 +322,9 @@ class Discovery:
             RuntimeError: Its event loop runs in another thread.
         """
         call = self._call
-        if call is not None:
+        if call is None:
+            self._is_given_up = True
+        else:
             if call.closed is None:
                 self._guard.check_thread("discovery.close")
             call.clear()
@@ -327,7 +333,8 @@ class Discovery:
     @override
     def __repr__(self) -> str:
         asked = ", ".join(str(one if isinstance(one, HostName) else peer_of(one)) for one, _ in self._addresses[:3])
-        state = "over" if self._call is not None and self._call.entry.ended else "begun" if self._used else "not begun"
+        is_over = self._is_given_up if self._call is None else self._call.entry.ended
+        state = "over" if is_over else "begun" if self._used else "not begun"
         return f"<udpguard.Discovery of {asked}{', …' if len(self._addresses) > 3 else ''} ({state})>"
 
     @property

@@ -136,7 +136,17 @@ class Session:
 
     __module__ = "udpguard"  # where users find it
 
-    __slots__ = ("__weakref__", "_addr", "_context", "_hears_host", "_line", "_max_queue", "_newest_goes", "_where")
+    __slots__ = (
+        "__weakref__",
+        "_addr",
+        "_context",
+        "_hears_host",
+        "_is_given_up",
+        "_line",
+        "_max_queue",
+        "_newest_goes",
+        "_where",
+    )
 
     def __init__(self, context: Context, addr: object, *, reply_from: ReplyFrom, max_queue: int, drop: Drop) -> None:
         check_limit("max_queue", max_queue)
@@ -154,6 +164,8 @@ class Session:
         self._max_queue = max_queue
         self._newest_goes = drop == "newest"
         self._line: _Line | None = None
+        self._is_given_up = False
+        """Whether it was closed before it was open."""
 
     @property
     def _guard(self) -> Guard:
@@ -189,6 +201,8 @@ class Session:
     def _check_unopened(self) -> None:
         if self._line is not None:
             raise RuntimeError("this session was opened already: endpoint.session(…) makes another")
+        if self._is_given_up:
+            raise EndpointClosedError("the session was closed before it was open: endpoint.session(…) makes another")
 
     def _listen(self, wire: Wire, tokens: tuple[Token, ...]) -> None:
         guard, registry = self._guard, self._guard.registry
@@ -231,6 +245,7 @@ class Session:
         """
         line = self._line
         if line is None:
+            self._is_given_up = True
             return
         if line.closed is None:
             self._guard.check_thread("session.close")
@@ -240,7 +255,7 @@ class Session:
 
     def is_closing(self) -> bool:
         """Whether it has ended."""
-        return self._line is not None and self._line.closed is not None
+        return self._is_given_up if self._line is None else self._line.closed is not None
 
     def _opened(self) -> _Line:
         if self._line is None:
@@ -391,7 +406,7 @@ class Session:
 
     @override
     def __repr__(self) -> str:
-        state = " (not open)" if self._line is None else " (closed)" if self.is_closing() else ""
+        state = " (closed)" if self.is_closing() else " (not open)" if self._line is None else ""
         with_whom = self._where if self._line is None and isinstance(self._where, HostName) else self.peer
         return f"<udpguard.Session with {with_whom}{state}>"
 

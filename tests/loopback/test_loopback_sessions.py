@@ -814,3 +814,27 @@ async def test_it_is_closed_in_its_own_thread_alone() -> None:
         await asyncio.to_thread(session.close)  # it is closed already
         await asyncio.to_thread(replies.close)
         await asyncio.to_thread(endpoint.session(server.addr).close)
+
+
+@pytest.mark.parametrize("what", ["session", "discovery"])
+async def test_it_can_be_closed_while_its_name_is_being_looked_up(what: str) -> None:
+    async with Server(echo) as server, opened() as endpoint:
+        where = ("localhost", server.port)
+        one: Any = endpoint.session(where) if what == "session" else endpoint.discover(where, b"who", window=0.1)
+
+        async def enter() -> None:
+            async with one:
+                pass
+
+        task = asyncio.ensure_future(enter())
+        await turns(1)
+        one.close()
+        with pytest.raises(EndpointClosedError, match=f"the {what} was closed before it was open"):
+            await task
+        assert endpoint.statistics().pending == 0
+        assert not server.got
+        if what == "session":
+            assert one.is_closing()
+            assert repr(one) == f"<udpguard.Session with localhost:{server.port} (closed)>"
+        else:
+            assert repr(one).endswith("(over)>")
