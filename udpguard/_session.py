@@ -185,8 +185,8 @@ class Session:
         return self._open().__await__()
 
     async def _open(self) -> Self:
-        self._check_unopened()
         self._guard.check_loop()
+        self._check_unopened()
         where = self._where
         if isinstance(where, HostName):
             where = (await self._context.look_up(where))[0]

@@ -838,3 +838,12 @@ async def test_it_can_be_closed_while_its_name_is_being_looked_up(what: str) -> 
             assert repr(one) == f"<udpguard.Session with localhost:{server.port} (closed)>"
         else:
             assert repr(one).endswith("(over)>")
+
+
+async def test_a_block_tells_that_the_endpoint_was_closed_since_it_was_opened() -> None:
+    async with Server(echo) as server, opened() as endpoint:
+        session = await endpoint.session(server.addr)
+        endpoint.close()
+        with pytest.raises(EndpointClosedError, match=r"the endpoint is closed: .*or open a new one"):
+            async with session:
+                pass
