@@ -411,6 +411,8 @@ class Discovery:
             except BaseException:  # no id is left, or the correlator, which is foreign code, is mistaken
                 registry.end(call.entry, None)
                 raise
+            if call.closed is not None:  # the correlator has closed the endpoint
+                raise another(call.closed)
         call.listen(tokens, context.book, key)
         return call
 

@@ -346,6 +346,20 @@ async def test_it_is_read_in_its_own_loop_alone() -> None:
         assert [reply async for reply in replies] == [], "it was over before"
 
 
+async def test_an_id_whose_stamping_closes_the_endpoint_leaves_nothing() -> None:
+    class Closing(TransactionId):
+        @override
+        def stamped(self, data: bytes, key: bytes) -> bytes:
+            endpoint.close()
+            return super().stamped(data, key)
+
+    async with loopback_kit.Server() as server, opened() as endpoint:
+        client = endpoint.client(correlate=Closing(0, 2, assign=True))
+        with pytest.raises(EndpointClosedError, match="the endpoint was closed while this was pending"):
+            await all_of(client.discover(server.addr, b"\0\0who", window=0.1))
+        assert endpoint.statistics().pending == endpoint.statistics().waiting == 0
+
+
 @pytest.mark.parametrize("mode", ["on", "auto"])
 async def test_a_socket_filter_leaves_it_open(mode: Any) -> None:
     async with (
