@@ -66,6 +66,7 @@ class _Call(Inbox[Reply]):
     """
 
     __slots__ = (
+        "_asked",
         "_began_at",
         "_data",
         "_ends_at",
@@ -79,6 +80,7 @@ class _Call(Inbox[Reply]):
         "_unread_bytes",
         "_unsent",
         "_window",
+        "_wires",
         "begun",
         "is_over",
     )
@@ -100,6 +102,8 @@ class _Call(Inbox[Reply]):
         self._data = data
         self._original: bytes | None = None
         self._targets = targets
+        self._wires = frozenset(wire for wire, _ in targets)
+        self._asked: set[Wire] = set()
         self._routing = routing
         self._times = deque(accumulate(waits[:-1]))
         """When it is sent again, counted from the first time."""
@@ -147,8 +151,7 @@ class _Call(Inbox[Reply]):
 
     @override
     def has_sent(self, wire: Wire, quote: bytes, port: int) -> bool:
-        asked = any(wire == target for target, _ in self._targets)
-        return asked and port == self.entry.port and self._data.startswith(quote)
+        return wire in self._wires and port == self.entry.port and self._data.startswith(quote)
 
     @override
     def goes_on_without(self, wire: Wire, quote: bytes, error: UdpGuardError) -> bool:
@@ -226,7 +229,8 @@ class _Call(Inbox[Reply]):
         registry.counters.sent += 1
         registry.counters.retransmitted += self.attempts > 1
         peer.sent += 1
-        if peer not in self.asked:
+        if wire not in self._asked:
+            self._asked.add(wire)
             self.asked.append(peer)
         registry.note_asked(entry, peer, slots)
 

@@ -7,6 +7,7 @@ import contextlib
 import math
 import socket
 import sys
+import timeit
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -329,6 +330,25 @@ async def test_many_at_once_beyond_the_spare_ports() -> None:
             *(all_of(endpoint.discover(server.addr, b"%d" % i, reply_from="peer", window=0.3)) for i in range(2))
         )
         assert [[reply.data for reply in got] for got in found] == [[b"0"], [b"1"]]
+
+
+def test_an_icmp_message_costs_the_same_however_many_were_asked() -> None:
+    """Each of them may cause one."""
+    took: list[float] = []
+
+    async def program() -> None:
+        async with udpguard.open_endpoint() as endpoint:
+            for count in (20, 4_000):
+                addresses = [(f"192.0.{i >> 8}.{i & 255}", 7) for i in range(1, count + 1)]
+                async with endpoint.discover(addresses, b"who", window=5.0) as replies:
+                    call: Any = replies._call
+                    last, port = call._targets[-1][0], call.entry.port
+                    assert call.has_sent(last, b"who", port)
+                    took.append(min(timeit.repeat(lambda: call.has_sent(last, b"who", port), number=20, repeat=5)))  # noqa: B023
+
+    with Simulation(icmp=False) as sim:
+        sim.run(program)
+    assert took[1] < 20 * took[0]
 
 
 async def test_it_is_read_in_its_own_loop_alone() -> None:
