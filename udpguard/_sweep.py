@@ -246,6 +246,7 @@ class Engine(Bulk):
     async def leave(self) -> None:
         """Withdraw what is in flight, and close what items come from."""
         self.end()
+        self.outcomes.clear()
         self._is_left = True
         await self._supply.close()
 

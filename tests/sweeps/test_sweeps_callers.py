@@ -587,6 +587,18 @@ def test_sweeps_go_on_beside_each_other() -> None:
     in_virtual_time(main)
 
 
+def test_one_that_was_left_is_over_though_the_endpoint_was_closed_before() -> None:
+    async def main() -> None:
+        async with udpguard.open_endpoint() as endpoint:
+            async with endpoint.sweep([(("192.0.2.1", 0), b"x")] * 3) as sweep:
+                await anext(sweep)
+                endpoint.close()
+            with pytest.raises(RuntimeError, match="is over"):
+                await anext(sweep)
+
+    in_virtual_time(main)
+
+
 def test_misuse_shows_the_right_line() -> None:
     async def main() -> None:
         async with udpguard.open_endpoint() as endpoint:
