@@ -31,7 +31,10 @@ def server(text: str, default_port: int | None = None) -> Server:
         host, port = text, "" if default_port is None else str(default_port)
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
-    if not host or set(host) & set("[]") or not port.isdecimal() or not 1 <= int(port) <= 65_535:
+    is_port = port.isdecimal() and 1 <= int(port) <= 65_535
+    if not host or set(host) & set("[]") or not is_port:
+        if port.isdecimal() and not is_port:
+            raise argparse.ArgumentTypeError(f"{text!r} is no address: a port is 1 to 65535")
         forms = "HOST:PORT or [IPV6]:PORT" if default_port is None else "HOST, HOST:PORT or [IPV6]:PORT"
         raise argparse.ArgumentTypeError(f"{text!r} is no address: write {forms}")
     return Server(host, int(port))

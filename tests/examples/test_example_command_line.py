@@ -44,6 +44,12 @@ def test_where_no_port_is_usual_one_must_be_written(command_line: ModuleType, te
         command_line.server(text)
 
 
+@pytest.mark.parametrize("text", ["192.0.2.1:0", "192.0.2.1:65536", "[::1]:99999"])
+def test_a_port_that_is_none_is_told(command_line: ModuleType, text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="a port is 1 to 65535"):
+        command_line.server(text)
+
+
 def test_seconds(command_line: ModuleType) -> None:
     assert command_line.seconds("0.5") == 0.5
     for text in ("0", "-1", "nan", "inf", "soon"):
