@@ -33,6 +33,8 @@ def _hint(data: object, what: str) -> str:
     """What to do about data of another kind."""
     if isinstance(data, str):
         return ": encode it, as in text.encode()"
+    if is_several(data) and data and all(type(one) is int for one in data):
+        return ": bytes(…) makes them of such a list of numbers"
     if is_several(data) and what == "data":
         return ": the address comes first, then the data, as in request((host, port), data)"
     return ""

@@ -117,6 +117,7 @@ ADDR = ("127.0.0.1", 7)
 ASKED: list[tuple[Callable[[Any], Any], str]] = [
     (lambda endpoint: endpoint.request(b"x", ADDR), "the address comes first, then the data, as in request((host,"),
     (lambda endpoint: endpoint.send(b"x", ADDR), "data must be bytes, not tuple: the address comes first"),
+    (lambda endpoint: endpoint.request(ADDR, [1, 2, 255]), "bytes, not list: bytes(…) makes them of such a list"),
     (lambda endpoint: endpoint.request(ADDR, "x"), "data must be bytes, not str: encode it, as in text.encode()"),
     (lambda endpoint: endpoint.request(ADDR, None), "data must be bytes, not NoneType"),
     (lambda endpoint: endpoint.request(ADDR, b"x", retry=3), "udpguard.Retry(attempts=3) sends up to 3 times"),
