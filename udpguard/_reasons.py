@@ -91,7 +91,7 @@ class Reasons:
             waited_for=more.waits_for,
             near_misses=near_misses,
             objection=more.objection,
-            has_accept=more.accept is not None,
+            has_accept=more.judged,
             has_key=any(slot[2] is not None for slot in entry.slots()),
             heard=more.heard,
             stalled=stalled,

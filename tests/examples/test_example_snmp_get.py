@@ -128,7 +128,7 @@ async def test_an_agent_that_is_not_there() -> None:
         (lambda key: message(key, THE_NAME, community=b"x"), "another version or community"),
         (lambda key: message(key), "it has other OIDs than were asked for"),
         (lambda key: message(key, ber(SEQUENCE)), "it binds no value to an OID"),
-        (lambda key: message(key + 1, THE_NAME), "had another transaction id, or accept refused it"),
+        (lambda key: message(key + 1, THE_NAME), "with another transaction id or none"),
     ],
 )
 async def test_what_was_wrong_with_an_answer_is_told(answer: Callable[[int], bytes], words: str) -> None:

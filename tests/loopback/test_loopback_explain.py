@@ -103,6 +103,22 @@ async def test_a_wrong_key() -> None:
         assert "transaction id" in str(error)
 
 
+async def test_a_wrong_key_is_no_refusal_by_an_accept_that_never_saw_it() -> None:
+    async with Server() as server, opened(correlate=TransactionId(0, 2)) as endpoint:
+        task = ask(endpoint, server, b"aa?", accept=lambda reply: reply.data == b"aa!")
+        _, addr = await server.next()
+        server.send(b"bb!", addr)
+        assert str(await timed_out(task)).endswith(
+            "with another transaction id or none (the latest begins with 62 62 21): "
+            "is it in bytes 0 to 1 of this protocol's replies?"
+        )
+        task = ask(endpoint, server, b"cc?", accept=lambda reply: reply.data == b"cc!")
+        _, addr = await server.next()
+        server.send(b"bb!", addr)
+        server.send(b"cc.", addr)
+        assert str(await timed_out(task)).endswith("and had another transaction id, or accept refused them")
+
+
 async def test_a_refusal_by_accept() -> None:
     async with Server(echo) as server, opened() as endpoint:
         error = await timed_out(ask(endpoint, server, accept=lambda _: Decision.REFUSE))

@@ -334,6 +334,7 @@ class Judge(Ledger):
         """What the caller's `accept` says; anything but a clear yes is a no."""
         assert more.accept is not None
         accept: Callable[[Reply], object] = more.accept  # what it really returns is the caller's affair
+        more.judged = True
         try:
             answer = accept(reply)
         except (KeyboardInterrupt, SystemExit) as error:

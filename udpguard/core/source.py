@@ -53,6 +53,7 @@ class Details:
         "attempts",
         "heard",
         "held",
+        "judged",
         "label",
         "objection",
         "ports",
@@ -90,6 +91,8 @@ class Details:
         self.heard: bool = False
         """Whether a provisional reply came."""
         self.step_at: float = math.inf
+        self.judged: bool = False
+        """Whether `accept` was asked of anything."""
         self.objection: BaseException | None = None
         """The latest exception in `accept`."""
         self.label: str | None = None
@@ -190,7 +193,7 @@ class Lasting(Details):
 _MADE_LATE: Final[dict[str, Callable[[], object]]] = {
     **dict.fromkeys(("slots", "asked", "assigned", "held", "queued", "ports"), list),
     **dict.fromkeys(("attempts", "refusals"), int),
-    **dict.fromkeys(("adapts", "heard", "woken"), bool),
+    **dict.fromkeys(("adapts", "heard", "judged", "woken"), bool),
     **dict.fromkeys(("objection", "label", "waits_for", "trouble", "_seen"), lambda: None),
     **dict.fromkeys(("step_at", "left"), lambda: math.inf),
     "sends": dict,
