@@ -437,10 +437,12 @@ class Discovery:
         for port in (first, *(-number for number in range(guard.pool) if -number != first)):
             if not any(registry.soil.is_occupied(token, port) for token in tokens):
                 return port
+        way_out = "let the endpoint have more ports with Ports(pool=…)"
+        if len({len(wire) for wire in wires}) > 1:  # a spare port is one family's
+            way_out = "ask IPv4 and IPv6 addresses in a discovery each"
         raise TooManyPendingError(
-            "a discovery or session that hears the same is open already, and there is no other port for one more: "
-            "begin it when that is over, pass correlate=… if the protocol has transaction ids, or let the endpoint "
-            "have more ports with Ports(pool=…)",
+            f"a discovery or session that hears the same is open already, and there is no other port for one more: "
+            f"begin it when that is over, pass correlate=… if the protocol has transaction ids, or {way_out}",
             limit=guard.pool + registry.spares.limit,
         )
 

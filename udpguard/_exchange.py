@@ -638,7 +638,7 @@ class Exchange(Details):
 
     def _keeps_turn(self, busy: _BusyError) -> bool:
         """Whether it keeps its turn while it waits for a port: those behind it would have to wait for one as well."""
-        return busy.reason in ("port", "quarantine") and len(self._targets) == 1
+        return busy.reason in ("port", "quarantine", "session") and len(self._targets) == 1
 
     def _choose_port(self, target: Target, key: object) -> None:
         """Choose what it leaves from, once and for all attempts at this target.
@@ -653,7 +653,7 @@ class Exchange(Details):
         if self._fixed_port:
             until = registry.blocked_until(port, self._sources.tokens(target.wire), target.wire)
             if key is None and until > guard.clock():
-                raise _BusyError(target, None, "quarantine", until=until)
+                raise _BusyError(target, None, "session", until=until)
         elif key is None and guard.keeper is not None and (registry.soil.dirty or registry.rotates):
             try:
                 port = guard.keeper.choose(target.wire, self._sources.tokens(target.wire))

@@ -324,12 +324,29 @@ async def test_another_port_of_a_pool_will_do() -> None:
         assert [[reply.data for reply in got] for got in found] == [[b"%d" % i] for i in range(4)]
 
 
-async def test_many_at_once_beyond_the_spare_ports() -> None:
+async def test_as_many_at_once_as_there_are_ports() -> None:
     async with loopback_kit.Server(ECHO) as server, opened(ports=Ports(spares=2)) as endpoint:
         found = await asyncio.gather(
-            *(all_of(endpoint.discover(server.addr, b"%d" % i, reply_from="peer", window=0.3)) for i in range(2))
+            *(all_of(endpoint.discover(server.addr, b"%d" % i, reply_from="peer", window=0.5)) for i in range(4)),
+            return_exceptions=True,
         )
-        assert [[reply.data for reply in got] for got in found] == [[b"0"], [b"1"]]
+        refused = [one for one in found if isinstance(one, TooManyPendingError)]
+        assert len(refused) == 1
+        assert "let the endpoint have more ports with Ports(pool=…)" in str(refused[0])
+        heard = [[reply.data for reply in one] for one in found if not isinstance(one, BaseException)]
+        assert heard == [[b"%d" % i] for i, one in enumerate(found) if not isinstance(one, BaseException)]
+
+
+async def test_both_families_at_once_twice_is_refused_with_what_to_do() -> None:
+    """A spare port is of one family."""
+    async with loopback_kit.Server(ECHO) as four, loopback_kit.Server(ECHO, "::1") as six, opened() as endpoint:
+        async with endpoint.discover([four.addr, six.addr], b"1", window=60.0) as replies:
+            with pytest.raises(TooManyPendingError, match="ask IPv4 and IPv6 addresses in a discovery each"):
+                await all_of(endpoint.discover([four.addr, six.addr], b"2", window=0.1))
+            assert {(await anext(replies)).data, (await anext(replies)).data} == {b"1"}
+            for addr in (four.addr, six.addr):  # as it says
+                (reply,) = await all_of(endpoint.discover(addr, b"3", window=5.0, limit=1))
+                assert reply.data == b"3"
 
 
 def test_an_icmp_message_costs_the_same_however_many_were_asked() -> None:

@@ -732,6 +732,20 @@ async def test_what_a_peer_says_unasked_has_no_request_wait_whatever_others_did(
     transport.close()
 
 
+async def test_a_request_that_waits_out_another_of_its_session_is_told_what_helps() -> None:
+    """Not to let the endpoint choose its port, which it did: the session keeps to it."""
+    async with Server() as server, opened() as endpoint, endpoint.session(server.addr) as session:
+        with pytest.raises(udpguard.ReplyTimeoutError, match="1 sent"):
+            await session.request(b"1", timeout=0.05)
+        with pytest.raises(udpguard.ReplyTimeoutError, match=r"never sent.*of its session.*ask outside of the session"):
+            await session.request(b"2", timeout=0.05)
+        await server.next()
+        task = asyncio.ensure_future(endpoint.request(server.addr, b"3"))
+        _, addr = await server.next()
+        server.send(b"outside", addr)
+        assert await task == b"outside"
+
+
 async def test_it_shows_whom_it_is_with() -> None:
     async with Server(echo) as server, opened() as endpoint:
         where = f"127.0.0.1:{server.port}"

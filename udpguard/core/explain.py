@@ -23,6 +23,9 @@ WAITED_FOR: Final = {
     "and all spare ones are in use; raise Ports(spares=…), or pass correlate=… if the protocol has transaction ids",
     "quarantine": "it waited all the time for the late reply to an earlier request, which would look like its own: "
     "pass correlate=… if there are transaction ids, let the endpoint choose its port, or set Ports(quarantine=0)",
+    "session": "it waited all the time for the late reply to an earlier request of its session, which would look like "
+    "its own, as a session stays at one port: pass correlate=… if there are transaction ids, ask outside of the "
+    "session, or have accept tell old answers from new ones and set Ports(quarantine=0)",
     "room": "it waited for room all the time: as many requests as Limits(pending=…) allows are still pending",
     "socket": "it waited to be sent all the time: the socket's send buffer stayed full",
 }
