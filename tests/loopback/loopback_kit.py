@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
+import secrets
 import selectors
 import socket
 import struct
@@ -138,7 +138,7 @@ async def _same_port(stack: contextlib.AsyncExitStack, hosts: tuple[str, ...], h
 def closed_port(host: str = "127.0.0.1") -> tuple[str, int]:
     """An address that nobody listens at, nor gets by chance: it is none of those that the system gives away."""
     while True:
-        port = random.randrange(10_000, 32_000)
+        port = 10_000 + secrets.randbelow(22_000)  # not `random`, whose seed other workers share
         with (
             contextlib.closing(
                 socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
