@@ -17,9 +17,9 @@ import interop_coap
 import interop_memcached
 import interop_servers
 import pytest
+from interop_checks import EXAMPLES
 from interop_servers import Server
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 REQUIRED = os.environ.get("UDPGUARD_REQUIRE_INTEROP", "") not in {"", "0"}
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from pathlib import Path
 
 import interop_dns
 from interop_servers import Server
 
 import udpguard
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 class Witness:

@@ -17,8 +17,7 @@ import dns.nameserver
 import interop_dns
 import interop_servers
 import pytest
-from conftest import EXAMPLES
-from interop_checks import Witness, check_at_rest
+from interop_checks import EXAMPLES, Witness, check_at_rest
 from interop_servers import BULK, ZONE, Server
 
 import udpguard

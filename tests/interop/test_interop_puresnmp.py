@@ -12,8 +12,7 @@ import interop_snmp
 import puresnmp
 import puresnmp.exc
 import pytest
-from conftest import EXAMPLES
-from interop_checks import check_at_rest
+from interop_checks import EXAMPLES, check_at_rest
 from interop_servers import Server
 from interop_snmp import COMMUNITY, CONTACT, told
 
