@@ -10,7 +10,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from testing_kit import Collector, everywhere, in_simulation, probe, really, simulated
+from testing_kit import Collector, everywhere, in_simulation, probe, really, simulated, until
 
 import udpguard
 from udpguard.testing import (
@@ -28,17 +28,21 @@ from udpguard.testing import (
 )
 
 
-def asked(run: Any, handler: Any, data: bytes = b"hello", **how: Any) -> Any:
-    """The outcome of one exchange with a server that has this handler, what was unexpected, and the statistics."""
+def asked(run: Any, handler: Any, data: bytes = b"hello", *, unexpected: int = 0, **how: Any) -> Any:
+    """The outcome of one exchange with a server that has this handler, what was unexpected, and the server's address.
+
+    What is unexpected is waited for, and a while longer, in which no more may come.
+    """
 
     async def main() -> Any:
         seen: list[udpguard.Unexpected] = []
         async with Server(handler) as server, udpguard.open_endpoint(on_unexpected=seen.append) as endpoint:
             outcome: Any
             try:
-                outcome = await endpoint.exchange(server.address, data, **{"timeout": 0.3, **how})
+                outcome = await endpoint.exchange(server.address, data, **{"timeout": 0.6, **how})
             except udpguard.UdpGuardError as error:
                 outcome = error
+            await until(lambda: len(seen) >= unexpected)
             await asyncio.sleep(0.1)
             return outcome, seen, server.address
 
@@ -74,14 +78,14 @@ def test_it_answers_as_a_function_of_the_request(run: Any) -> None:
 
 @everywhere
 def test_it_answers_late(run: Any) -> None:
-    outcome, seen, _ = asked(run, lambda _: Answer(b"late", delay=0.32))
+    outcome, seen, _ = asked(run, lambda _: Answer(b"late", delay=0.9), unexpected=1)
     assert isinstance(outcome, udpguard.ReplyTimeoutError)
     assert [one.reason for one in seen] == [udpguard.Reason.LATE]
 
 
 @everywhere
 def test_it_answers_twice(run: Any) -> None:
-    outcome, seen, _ = asked(run, lambda _: Answer(b"twice", copies=2))
+    outcome, seen, _ = asked(run, lambda _: Answer(b"twice", copies=2), unexpected=1)
     assert outcome.data == b"twice"
     assert [one.reason for one in seen] == [udpguard.Reason.DUPLICATE]
 
@@ -89,7 +93,8 @@ def test_it_answers_twice(run: Any) -> None:
 @everywhere
 @pytest.mark.parametrize("where", ["port", "host"])
 def test_it_answers_from_elsewhere(run: Any, where: Any) -> None:
-    outcome, seen, address = asked(run, lambda _: [Answer(b"1", sent_from=where), Answer(b"2", sent_from=where)])
+    answers = [Answer(b"1", sent_from=where), Answer(b"2", sent_from=where)]
+    outcome, seen, address = asked(run, lambda _: answers, unexpected=2)
     assert isinstance(outcome, udpguard.ReplyTimeoutError)
     assert [one.data for one in seen] == [b"1", b"2"]
     (other,) = {one.peer for one in seen}
@@ -115,12 +120,7 @@ def test_it_answers_from_an_address_of_the_tests_choice_and_to_somebody_else(run
 
 @everywhere
 def test_another_id_is_a_near_miss(run: Any) -> None:
-    outcome, seen, _ = asked(
-        run,
-        lambda request: with_other_id(request.data),
-        b"\x00\x01question",
-        timeout=0.2,
-    )
+    outcome, seen, _ = asked(run, lambda request: with_other_id(request.data), b"\x00\x01question")
     assert outcome.data == b"\xff\xfequestion"  # without a correlator nobody notices
     assert not seen
 
@@ -283,15 +283,17 @@ def test_an_impostor_beside_the_server_is_heard_by_nobody(run: Any) -> None:
     async def main() -> Any:
         seen: list[udpguard.Unexpected] = []
         async with (
-            Server(lambda request: Answer(request.data, delay=0.05)) as server,
+            Server(silent) as server,
             Impostor(server.address) as impostor,
             udpguard.open_endpoint(("127.0.0.1", 0), on_unexpected=seen.append) as endpoint,
         ):
-            asked = asyncio.ensure_future(endpoint.request(server.address, b"true"))
-            await asyncio.sleep(0)
+            asked = asyncio.ensure_future(endpoint.request(server.address, b"true", timeout=15.0))
+            request = await server.next()
             await impostor.forge_from_other_port(b"port", endpoint.local_addr)
             await impostor.forge_from_other_host(b"host", endpoint.local_addr)
             await impostor.forge(b"twice", endpoint.local_addr, sent_from=("127.0.0.9", 0), delay=0.01, copies=2)
+            await until(lambda: len(seen) == 4)
+            await server.send(b"true", request.peer)
             assert await asked == b"true"
             return Counter(one.data for one in seen), {one.peer.host for one in seen if one.data == b"port"}
 
@@ -302,14 +304,16 @@ def test_an_impostor_beside_the_server_is_heard_by_nobody(run: Any) -> None:
 def test_an_impostor_of_a_server_guesses_keys_from_its_very_address(run: Any) -> None:
     async def main() -> Any:
         async with (
-            Server(lambda request: Answer(request.data, delay=0.2)) as server,
+            Server(silent) as server,
             Impostor(server, seed=1) as impostor,
             udpguard.open_endpoint(("127.0.0.1", 0), correlate=udpguard.TransactionId(0, 8, assign=True)) as endpoint,
         ):
-            asked = asyncio.ensure_future(endpoint.request(server.address, bytes(8) + b"true"))
-            await asyncio.sleep(0.01)
+            asked = asyncio.ensure_future(endpoint.request(server.address, bytes(8) + b"true", timeout=15.0))
+            request = await server.next()
             template = bytes(8) + b"forged"
             assert await impostor.guess(endpoint.local_addr, template, length=8, count=50, rate=5_000.0) == 50
+            await until(lambda: endpoint.statistics().rejected == 50)
+            await server.send(request.data, request.peer)
             assert await asked == bytes(8) + b"true"
             return endpoint.statistics()
 

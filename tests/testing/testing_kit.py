@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -86,6 +87,15 @@ def really(main: Any) -> Any:
 async def within(coroutine: Any, seconds: float) -> Any:
     async with asyncio.timeout(seconds):
         return await coroutine
+
+
+async def until(holds: Callable[[], object]) -> None:
+    """Wait until something is the case."""
+    for _ in range(1_000):
+        if holds():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("what should have happened did not")
 
 
 def in_simulation(main: Any) -> Any:
