@@ -20,7 +20,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 LIMIT = 60.0  # seconds after which a script counts as hung
 INTERRUPTED = 130  # the exit status of what was ended with Ctrl-C, as shells have it
 PATIENT = "30"  # a time-out that is never reached
-HASTY = "0.3"
+HASTY = "0.8"  # what the tests' own servers send must have come by then
 AGAIN = 10.0  # seconds after which Ctrl-C is pressed once more
 
 Script = Callable[[bytes, int], list[bytes]]  # from a request, and how many came before it, to what is sent back
