@@ -193,10 +193,10 @@ async def test_a_clock_that_is_set_back_while_the_loop_is_blocked_costs_no_reply
 ) -> None:
     real = time.time
     async with opened() as endpoint:
-        task = ask(endpoint, server, b"x", 0.1)
+        task = ask(endpoint, server, b"x", 0.5)
         await turns(2)
         server.block_until_answered(1)
-        blocked(0.2)
+        blocked(0.6)
         monkeypatch.setattr(time, "time", lambda: real() - 3600.0)
         assert (await task).data == b"x"
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from loopback_kit import (
+    SOON,
     Names,
     Server,
     assert_idle,
@@ -52,14 +53,19 @@ async def test_exchange_returns_the_whole_reply() -> None:
 
 
 async def test_rtt_ends_when_the_datagram_arrives_not_when_the_task_resumes() -> None:
+    asked: list[float] = []
+
     def slow(_: udpguard.Reply) -> bool:
+        asked.append(time.monotonic())
         stall(0.3)
         return True
 
     async with Server(echo) as server, opened() as endpoint:
+        began = time.monotonic()
         reply = await endpoint.exchange(server.addr, b"x", timeout=5.0, accept=slow)
         assert reply.rtt is not None
-        assert reply.rtt < 0.29
+        # However long the answer took to come, `accept` is no part of it.
+        assert reply.rtt < asked[0] - began + 0.1
 
 
 @pytest.mark.parametrize("data", [b"x", bytearray(b"x"), memoryview(b"x")])
@@ -691,7 +697,7 @@ async def test_a_wrapper_can_pass_default_on() -> None:
 async def test_the_deadline_counts_from_the_call_whatever_happens_inside_it() -> None:
     async with Server() as server, opened() as endpoint:
         # Junk arrives all the time, and the second request waits for its turn.
-        first = asyncio.ensure_future(endpoint.request(server.addr, b"1", timeout=0.2))
+        first = asyncio.ensure_future(endpoint.request(server.addr, b"1", timeout=30.0))
         _, addr = await server.next()
         began = time.monotonic()
         second = asyncio.ensure_future(endpoint.request(server.addr, b"2", timeout=0.1, accept=lambda _: False))
@@ -699,13 +705,11 @@ async def test_the_deadline_counts_from_the_call_whatever_happens_inside_it() ->
             while not second.done():
                 stranger.send(b"junk", addr)
                 await asyncio.sleep(0.001)
-        assert 0.09 <= time.monotonic() - began < 1.5
+        assert 0.09 <= time.monotonic() - began < SOON
         with pytest.raises(udpguard.ReplyTimeoutError) as caught:
             await second
         assert caught.value.attempts == 0
-        await until(first.done)
-        with pytest.raises(udpguard.ReplyTimeoutError):
-            await first
+        await cancelled(first)
 
 
 async def test_refused_replies_do_not_prolong_the_wait() -> None:
@@ -716,7 +720,7 @@ async def test_refused_replies_do_not_prolong_the_wait() -> None:
         while not task.done():
             server.send(b"no", addr)
             await asyncio.sleep(0.001)
-        assert 0.09 <= time.monotonic() - began < 1.5
+        assert 0.09 <= time.monotonic() - began < SOON
         with pytest.raises(udpguard.ReplyTimeoutError):
             await task
 
@@ -746,12 +750,12 @@ def test_a_lookup_counts_towards_the_deadline() -> None:
 async def test_a_client_has_its_own_correlator_timeout_and_retry() -> None:
     async with Server() as server, opened() as endpoint:
         client = endpoint.client(
-            correlate=udpguard.TransactionId(0, 2), timeout=0.08, retry=Retry(attempts=2, initial=0.02, jitter=0.0)
+            correlate=udpguard.TransactionId(0, 2), timeout=0.4, retry=Retry(attempts=2, initial=0.02, jitter=0.0)
         )
         assert not hasattr(client, "close")
         with pytest.raises(udpguard.ReplyTimeoutError) as caught:
             await client.request(server.addr, b"ab", retry=DEFAULT)
-        assert (caught.value.attempts, caught.value.timeout) == (2, 0.08)
+        assert (caught.value.attempts, caught.value.timeout) == (2, 0.4)
 
 
 async def test_a_client_inherits_and_can_take_the_correlator_away() -> None:

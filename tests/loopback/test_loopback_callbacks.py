@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from loopback_kit import (
+    SOON,
     Server,
     assert_sum,
     cancelled,
@@ -109,7 +110,7 @@ async def test_provisional_stops_retransmission_and_keeps_listening() -> None:
 async def test_a_timeout_after_a_provisional_reply_says_so() -> None:
     async with Server(echo) as server, opened() as endpoint:
         with pytest.raises(udpguard.ReplyTimeoutError, match="acknowledged"):
-            await endpoint.request(server.addr, b"x", timeout=0.05, accept=lambda _: Decision.PROVISIONAL)
+            await endpoint.request(server.addr, b"x", timeout=0.3, accept=lambda _: Decision.PROVISIONAL)
         assert endpoint.statistics().matched == 1
 
 
@@ -128,7 +129,7 @@ async def test_provisional_in_an_expectation() -> None:
 async def test_what_is_neither_a_bool_nor_a_decision_is_a_refusal_that_the_timeout_names(answer: Any) -> None:
     async with Server(echo) as server, opened() as endpoint:
         with pytest.raises(udpguard.ReplyTimeoutError, match="accept") as caught:
-            await endpoint.request(server.addr, b"x", timeout=0.05, accept=lambda _: answer)
+            await endpoint.request(server.addr, b"x", timeout=0.3, accept=lambda _: answer)
         assert "Decision" in str(caught.value)
         stats = endpoint.statistics()
         assert (stats.rejected, stats.hook_errors) == (1, 1)
@@ -146,7 +147,7 @@ async def test_an_exception_in_accept_is_a_refusal_and_is_quoted_in_the_timeout(
         server.send(b"bad", addr)
         server.send(b"good", addr)
         assert await task == b"good"
-        task = ask(endpoint, server, accept=accept, timeout=0.1)
+        task = ask(endpoint, server, accept=accept, timeout=0.5)
         await server.next()
         server.send(b"bad", addr)
         server.send(b"bad", addr)
@@ -167,7 +168,7 @@ async def test_a_cancelled_error_or_a_stop_iteration_in_accept_is_an_exception_l
 
         async with Server(echo) as server, opened() as endpoint:
             with pytest.raises(udpguard.ReplyTimeoutError, match=type(error).__name__):
-                await endpoint.request(server.addr, b"x", timeout=0.05, accept=accept)
+                await endpoint.request(server.addr, b"x", timeout=0.3, accept=accept)
 
 
 @pytest.mark.parametrize("accept", [3, "yes", True])
@@ -311,8 +312,8 @@ async def test_statistics_in_accept_do_not_raise() -> None:
 
 async def test_accept_that_blocks_the_loop_only_costs_its_own_time() -> None:
     async with Server() as server, opened(correlate=TransactionId(0, 2)) as endpoint:
-        slow = ask(endpoint, server, b"00", accept=lambda _: stall(0.2) or True, timeout=0.1)  # type: ignore[func-returns-value]
-        quick = ask(endpoint, server, b"11", timeout=0.1)
+        slow = ask(endpoint, server, b"00", accept=lambda _: stall(0.6) or True, timeout=0.5)  # type: ignore[func-returns-value]
+        quick = ask(endpoint, server, b"11", timeout=0.5)
         await until(lambda: len(server.got) == 2)
         for data, addr in server.got:
             server.send(data, addr)
@@ -381,8 +382,8 @@ def test_an_interrupt_in_accept_while_a_stall_is_caught_up_loses_no_deadline() -
         state["server"] = server = await Server().__aenter__()
         state["endpoint"] = endpoint = await udpguard.open_endpoint(correlate=TransactionId(0, 2))
         state["tasks"] = [
-            ask(endpoint, server, b"00", accept=accept, timeout=0.05),
-            ask(endpoint, server, b"11", timeout=0.3),
+            ask(endpoint, server, b"00", accept=accept, timeout=0.5),
+            ask(endpoint, server, b"11", timeout=0.8),
         ]
         await until(lambda: len(server.got) == 2)
         endpoint._guard.channels[0]._watch.ignore_readable()  # type: ignore[attr-defined]
@@ -390,7 +391,7 @@ def test_an_interrupt_in_accept_while_a_stall_is_caught_up_loses_no_deadline() -
         await asyncio.sleep(10)
 
     async def after(state: dict[str, Any]) -> None:
-        done, late = await asyncio.wait(state["tasks"], timeout=2.0)
+        done, late = await asyncio.wait(state["tasks"], timeout=SOON)
         await cancelled(*late)
         state["endpoint"].close()
         await state["endpoint"].wait_closed()

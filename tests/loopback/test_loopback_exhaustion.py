@@ -375,7 +375,7 @@ async def test_opening_without_descriptors_says_so_and_keeps_none(count: int, nu
 async def test_without_descriptors_for_a_spare_port_the_quarantine_serves(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "udpguard")
     asyncio.get_running_loop().udpguard_host = host = Scarce(1)  # type: ignore[attr-defined]
-    ports = Ports(quarantine=0.2)
+    ports = Ports(quarantine=1.0)  # the last question must leave before it is over
     async with Server() as server, Server(echo) as live, opened(("127.0.0.1", 0), ports=ports) as endpoint:
         # It is given no port, so that there may be spare ones.
         with pytest.raises(udpguard.ReplyTimeoutError):
@@ -503,7 +503,7 @@ async def test_an_accept_that_always_fails_costs_its_own_request_alone(caplog: p
 
     async with servers("127.0.0.1", "127.0.0.1") as (server, other), opened(("127.0.0.1", 0)) as endpoint:
         with caplog.at_level(logging.DEBUG):
-            mine, theirs = ask(endpoint, server.addr, accept=fails, timeout=0.5), ask(endpoint, other.addr)
+            mine, theirs = ask(endpoint, server.addr, accept=fails, timeout=2.0), ask(endpoint, other.addr)
             _, addr = await server.next()
             await other.next()
             wire = wire_of(bytes((127, 0, 0, 1)), server.port, 0)

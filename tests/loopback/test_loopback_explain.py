@@ -14,7 +14,7 @@ from udpguard import Decision, Limits, NearMiss, Reason, TransactionId
 
 
 def ask(client: udpguard.Client, server: Server, data: Any = b"x", **kwargs: Any) -> asyncio.Task[bytes]:
-    kwargs.setdefault("timeout", 0.1)
+    kwargs.setdefault("timeout", 0.4)  # what a test sends meanwhile must have come by then
     return asyncio.ensure_future(client.request(server.addr, data, **kwargs))
 
 
@@ -37,7 +37,7 @@ async def test_a_stranger_on_the_same_host_from_another_port() -> None:
         error = await timed_out(task)
         assert tuple(error.near_misses) == (NearMiss(stranger.addr, Reason.UNKNOWN_PEER, 3, b"hello 2"),)  # type: ignore[arg-type]
         host, port = stranger.addr
-        assert f"no reply from 127.0.0.1:{server.port} in 0.1 s (1 sent); 3 datagrams came from {host}:{port}" in str(
+        assert f"no reply from 127.0.0.1:{server.port} in 0.4 s (1 sent); 3 datagrams came from {host}:{port}" in str(
             error
         )
         assert f'reply_from=("{host}", {port})' in str(error)
@@ -197,7 +197,7 @@ async def test_silence() -> None:
         error = await timed_out(ask(endpoint, server))
         assert "retry=udpguard.Retry()" in str(error)
         error = await timed_out(
-            ask(endpoint, server, retry=udpguard.Retry(attempts=2, initial=0.02, final_wait=0.02), timeout=0.1)
+            ask(endpoint, server, retry=udpguard.Retry(attempts=2, initial=0.02, final_wait=0.02), timeout=0.4)
         )
         assert "(2 sent)" in str(error)
         assert "firewall" in str(error)
@@ -253,7 +253,7 @@ def test_other_addresses_of_the_name_that_were_not_tried_in_that_time() -> None:
 
 async def test_an_expectations_timeout_says_nothing_of_sending() -> None:
     async with Server() as server, Server() as stranger, opened() as endpoint:
-        expectation = endpoint.expect(server.addr, timeout=0.1)
+        expectation = endpoint.expect(server.addr, timeout=0.4)
         stranger.send(b"hello", ("127.0.0.1", endpoint.local_addr.port))
         with pytest.raises(udpguard.ReplyTimeoutError) as caught:
             await expectation

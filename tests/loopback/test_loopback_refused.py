@@ -129,7 +129,7 @@ async def test_datagrams_of_any_size(size: int, host: str) -> None:
 async def test_a_datagram_of_no_bytes_has_no_quote_to_be_known_by() -> None:
     async with opened() as endpoint:
         with pytest.raises(ReplyTimeoutError, match="nothing listens on that port") as caught:
-            await endpoint.request(closed_port(), b"", timeout=0.1)
+            await endpoint.request(closed_port(), b"", timeout=0.3)
         [said] = caught.value.icmp
         assert (said.peer, said.sender, said.count) == (caught.value.peer, "127.0.0.1", 1)
 
@@ -268,7 +268,7 @@ async def test_the_others_may_answer_yet_and_the_time_out_tells_who_refused() ->
     async with Server() as server, opened() as endpoint:
         dead = closed_port()
         with pytest.raises(ReplyTimeoutError) as caught:
-            await endpoint.request([server.addr, dead], b"x", timeout=0.5)
+            await endpoint.request([server.addr, dead], b"x", timeout=1.0)
         assert f"127.0.0.1:{dead[1]} refused" in str(caught.value)
         assert caught.value.attempts == 2
 
@@ -723,7 +723,7 @@ async def test_three_thousand_that_came_while_the_loop_was_blocked_cost_no_reply
 async def test_a_hint_is_told_in_the_time_out(message: dict[str, int], text: str) -> None:
     async with Server() as server, opened(("127.0.0.1", 0)) as endpoint:
         told = messages_of(endpoint)
-        task = asyncio.ensure_future(endpoint.request(server.addr, b"question", timeout=0.3))
+        task = asyncio.ensure_future(endpoint.request(server.addr, b"question", timeout=1.0))
         await server.next()
         with forger() as sock:
             sock.bind(("127.0.0.254", 0))

@@ -171,7 +171,7 @@ async def test_nothing_comes_after_closing_though_it_was_read_before() -> None:
 async def test_an_accept_that_gives_no_decision_chooses_no_peer() -> None:
     async with servers("127.0.0.2", "127.0.0.2") as (well_known, wrong), opened() as endpoint:
         async with endpoint.session(well_known.addr, reply_from="host") as session:
-            task = asyncio.ensure_future(session.request(b"read", accept=lambda reply: 1, timeout=0.1))  # type: ignore[arg-type,return-value]
+            task = asyncio.ensure_future(session.request(b"read", accept=lambda reply: 1, timeout=0.5))  # type: ignore[arg-type,return-value]
             _, addr = await well_known.next()
             wrong.send(b"wrong", addr)
             with pytest.raises(ReplyTimeoutError, match="accept returned 1"):

@@ -147,10 +147,10 @@ async def test_a_blocked_loop_loses_no_answer() -> None:
     """What has come before the deadline is in time, however late it is read."""
     with Crowd() as crowd:
         async with opened(correlate=KEYS["assigned"]) as endpoint:
-            sweep = endpoint.sweep(numbered(60, ["127.0.0.1"], crowd.port), timeout=0.3)
+            sweep = endpoint.sweep(numbered(60, ["127.0.0.1"], crowd.port), timeout=1.0)
             async with sweep:
                 await until(lambda: endpoint.statistics().sent)
-                stall(0.5)
+                stall(1.1)
                 assert_all_answered([outcome async for outcome in sweep], 60)
 
 

@@ -617,11 +617,11 @@ def test_the_fallback_delivers_what_came_while_the_loop_was_blocked() -> None:
             async with opened(correlate=udpguard.TransactionId(0, 1)) as endpoint:
                 addr = server.getsockname()
                 asked = [bytes([i]) for i in range(100)]
-                tasks = [asyncio.ensure_future(endpoint.request(addr, data, timeout=0.1)) for data in asked]
+                tasks = [asyncio.ensure_future(endpoint.request(addr, data, timeout=0.5)) for data in asked]
                 await turns(3)
                 for _ in asked:
                     server.sendto(*server.recvfrom(100))
-                time.sleep(0.15)  # noqa: ASYNC251 (what no coroutine should do)
+                time.sleep(0.6)  # noqa: ASYNC251 (what no coroutine should do)
                 assert await asyncio.gather(*tasks) == asked
 
     in_blind_loop(main)
