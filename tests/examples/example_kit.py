@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -15,6 +16,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+import udpguard
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LIMIT = 60.0  # seconds after which a script counts as hung
@@ -221,6 +224,18 @@ async def serving(*scripts: Script, host: str = "127.0.0.1") -> AsyncIterator[li
 def silent(request: bytes, before: int) -> list[bytes]:
     """The script of a server that never answers."""
     return []
+
+
+def free_address() -> udpguard.Peer:
+    """One that nobody is at, nor gets by chance: below the ports that systems give to whoever asks for none."""
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)  # not `random`, whose seed other workers share
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return udpguard.Peer("127.0.0.1", port)
 
 
 def _has_ipv6_loopback() -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -15,6 +14,7 @@ from example_kit import (
     ScriptedServer,
     Talk,
     check_refused,
+    free_address,
     lines_of,
     needs_ctrl_c,
     needs_icmp,
@@ -26,18 +26,6 @@ from example_kit import (
 )
 
 NOBODY = "* from others, whom nobody heard: 0\n"
-
-
-def free_address() -> str:
-    """One that is free now; below the ports that systems give to whoever asks for none."""
-    while True:
-        port = 20_000 + secrets.randbelow(12_000)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            try:
-                sock.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        return f"127.0.0.1:{port}"
 
 
 def addressed(at: str) -> tuple[str, int]:
@@ -54,7 +42,7 @@ def chatting(name: str, own: str, *others: str) -> Iterator[Talk]:
 @asynccontextmanager
 async def among(*names: str) -> AsyncIterator[tuple[list[Talk], list[str]]]:
     """Those who chat, when each has heard who came after, and where they are."""
-    at = [free_address() for _ in names]
+    at = [str(free_address()) for _ in names]
     with ExitStack() as stack:
         talks: list[Talk] = []
         for i, name in enumerate(names):
@@ -104,7 +92,7 @@ async def test_whoever_was_not_invited_is_not_heard() -> None:
 async def with_one_other() -> AsyncIterator[tuple[Talk, ScriptedServer, tuple[str, int]]]:
     """Alice, and the test in the place of the one whom she talks to."""
     async with serving(silent) as (other,):
-        with chatting("alice", free_address(), other.at) as talk:
+        with chatting("alice", str(free_address()), other.at) as talk:
             data, alice = await other.first_request()
             assert data == b"join\talice\t"
             await talk.until("* alice listens at 127.0.0.1:")
@@ -147,7 +135,7 @@ async def test_what_is_too_long_is_not_sent_and_the_chat_goes_on() -> None:
 
 @needs_icmp
 async def test_who_is_not_there_yet_is_told_of_once() -> None:
-    at = [free_address() for _ in range(2)]
+    at = [str(free_address()) for _ in range(2)]
     with chatting("alice", *at) as alice:
         await alice.until(f"* nobody is at {at[1]} now\n")
         alice.type("hello?", "hello?")
@@ -172,7 +160,7 @@ async def test_ctrl_c_says_goodbye_though_nobody_types() -> None:
 @pytest.mark.parametrize(("key", "status"), [(b"\x03", INTERRUPTED), (b"\x04", 0)], ids=["Ctrl-C", "Ctrl-D"])
 async def test_on_a_terminal(key: bytes, status: int) -> None:
     async with serving(silent) as (other,):
-        with talking_on_a_terminal("chat.py", "alice", "--listen", free_address(), other.at) as talk:
+        with talking_on_a_terminal("chat.py", "alice", "--listen", str(free_address()), other.at) as talk:
             _, alice = await other.first_request()
             other.transport.sendto(b"say\tbob\thello", alice)
             await talk.until("bob: hello\r\n")
@@ -190,7 +178,7 @@ async def test_an_address_that_is_not_this_machines() -> None:
 
 
 async def test_another_family_than_it_listens_at() -> None:
-    status, out, err = await lines_of("chat.py", "alice", "--listen", free_address(), "[::1]:7008")
+    status, out, err = await lines_of("chat.py", "alice", "--listen", str(free_address()), "[::1]:7008")
     assert (status, out) == (1, [])
     assert "can't reach [::1]:7008" in err[0]
 

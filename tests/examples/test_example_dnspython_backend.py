@@ -17,7 +17,7 @@ import dns.rcode
 import dns.resolver
 import dns.rrset
 import pytest
-from example_kit import HASTY, check_refused, imported, lines_of, needs_icmp, run
+from example_kit import HASTY, check_refused, free_address, imported, lines_of, needs_icmp, run
 
 import udpguard
 from udpguard.testing import Impostor, Request, Server, silent, with_other_id
@@ -105,8 +105,7 @@ async def test_a_lifetime_that_is_over_is_a_time_out_too(backend: Any) -> None:
 
 @needs_icmp
 async def test_a_refusal_is_told_at_once(backend: Any) -> None:
-    async with Server(silent) as server:
-        address = server.address
+    address = free_address()
     with pytest.raises(ConnectionRefusedError):
         await dns.asyncquery.udp(dns.message.make_query(NAME, "A"), address.host, 30, address.port, backend=backend)
 
@@ -218,8 +217,7 @@ async def test_the_script_says_why_there_is_no_answer() -> None:
 
 @needs_icmp
 async def test_the_script_says_that_nothing_listens_there() -> None:
-    async with Server(silent) as server:
-        at = str(server.address)
+    at = str(free_address())
     status, out, err = await lines_of("dnspython_backend.py", "--server", at, "example.org")
     assert (status, out) == (1, [])
     assert f"{at} refused" in err[0]

@@ -9,7 +9,7 @@ from typing import Any
 import puresnmp
 import puresnmp.exc
 import pytest
-from example_kit import HASTY, check_refused, imported, lines_of, needs_icmp, run
+from example_kit import HASTY, check_refused, free_address, imported, lines_of, needs_icmp, run
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -202,8 +202,7 @@ async def test_the_script_says_why_there_is_no_answer() -> None:
 
 @needs_icmp
 async def test_the_script_says_that_nothing_listens_there() -> None:
-    async with Server(silent) as server:
-        at = str(server.address)
+    at = str(free_address())
     status, out, err = await lines_of("puresnmp_sender.py", at)
     assert (status, out) == (1, [])
     assert err[0].startswith(f"{at} refused")

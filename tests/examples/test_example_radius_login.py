@@ -10,7 +10,7 @@ from contextlib import suppress
 from types import ModuleType
 
 import pytest
-from example_kit import HASTY, PATIENT, check_refused, imported, needs_icmp, needs_ipv6, run
+from example_kit import HASTY, PATIENT, check_refused, free_address, imported, needs_icmp, needs_ipv6, run
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -188,8 +188,7 @@ async def test_a_silent_server() -> None:
 
 @needs_icmp
 async def test_a_server_that_is_not_there() -> None:
-    async with Server() as server:
-        at = server.address
+    at = free_address()
     status, out, err = await login(at)
     assert (status, out) == (1, "")
     assert err.startswith(f"{at} refused: ")

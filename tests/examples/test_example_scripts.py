@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from example_kit import EXAMPLES, LIMIT, check_refused, run
+from example_kit import EXAMPLES, LIMIT, check_refused, free_address, run
 
 EXTRA = {"rich", "distributed", "dns", "puresnmp", "x690"}
 SHARED = ["command_line.py"]  # what several import
@@ -130,7 +130,7 @@ def in_a_shell(redirection: str, script: str, stdout: int = subprocess.PIPE) -> 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.1", 0))
         port = silent.getsockname()[1] if script != "chat.py" else 0
-        arguments = [argument.format(port=port or free_port()) for argument in PRINTING[script]]
+        arguments = [argument.format(port=port or free_address().port) for argument in PRINTING[script]]
         command = shlex.join([sys.executable, "-W", "error", str(EXAMPLES / script), *arguments])
         return subprocess.run(
             ["sh", "-c", f"{command} {redirection}"],
@@ -141,9 +141,3 @@ def in_a_shell(redirection: str, script: str, stdout: int = subprocess.PIPE) -> 
             timeout=LIMIT,
             check=False,
         )
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])

@@ -7,7 +7,7 @@ from contextlib import suppress
 from types import ModuleType
 
 import pytest
-from example_kit import HASTY, PATIENT, check_refused, imported, lines_of, needs_icmp, needs_ipv6, run
+from example_kit import HASTY, PATIENT, check_refused, free_address, imported, lines_of, needs_icmp, needs_ipv6, run
 from example_snmp import GET, INTEGER, NULL, OID, RESPONSE, SEQUENCE, STRING, asked, ber, bound, message, name
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,8 +115,7 @@ async def test_a_silent_agent() -> None:
 
 @needs_icmp
 async def test_an_agent_that_is_not_there() -> None:
-    async with Server() as server:
-        at = str(server.address)
+    at = str(free_address())
     status, out, err = await lines_of("snmp_get.py", at, NAME)
     assert (status, out, len(err)) == (1, [], 1)
     assert err[0].startswith(f"{at} refused: ")

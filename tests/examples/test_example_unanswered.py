@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from example_kit import HASTY, INTERRUPTED, PATIENT, lines_of, needs_ctrl_c, needs_icmp, serving, silent, talking
+from example_kit import (
+    HASTY,
+    INTERRUPTED,
+    PATIENT,
+    free_address,
+    lines_of,
+    needs_ctrl_c,
+    needs_icmp,
+    serving,
+    silent,
+    talking,
+)
 
 # The arguments but --timeout, where {at} is the server; and what stands before the reason.
 SCRIPTS = {
@@ -35,8 +46,7 @@ async def test_a_silent_server_is_told_of(script: str) -> None:
 @needs_icmp
 @every_script
 async def test_a_closed_port_is_told_of_at_once(script: str) -> None:
-    async with serving(silent) as (server,):
-        at = server.at
+    at = str(free_address())
     line = await told(script, at, PATIENT)
     assert line.startswith(f"{SCRIPTS[script][1]}{at} refused: ")
 

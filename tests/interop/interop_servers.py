@@ -264,7 +264,7 @@ def serving(name: str, directory: Path, host: str, network: int, kind: Kind) -> 
 def _start(name: str, directory: Path, host: str, network: int, kind: Kind) -> Server:
     log = directory / f"{name}.log"
     for _ in range(_STARTS):
-        port, token = _free_port(host), secrets.token_hex(8)
+        port, token = free_port(host), secrets.token_hex(8)
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [*_dies_with_us(), *kind.command(port, token)],
@@ -326,7 +326,7 @@ def _dies_with_us() -> tuple[str, ...]:
     return prefix if works.returncode == 0 else ()
 
 
-def _free_port(host: str) -> int:
+def free_port(host: str) -> int:
     """A port that is free for the server, and free on the other family's loopback address too.
 
     It lies below where systems pick ports for sockets that ask for none, so that none of these takes it

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import importlib
 import re
-import socket
 from pathlib import Path
 from types import ModuleType
 
 import a2s
 import interop_coap
+import interop_servers
 import pytest
 from interop_a2s import Game
 from interop_servers import RECORDS, ZONE, Server
@@ -37,11 +37,8 @@ def of(name: str) -> pytest.MarkDecorator:
 
 @pytest.fixture
 def dead() -> tuple[str, int]:
-    """Where no server is."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        host, port = sock.getsockname()
-    return host, port
+    """Where no server is, nor gets by chance."""
+    return "127.0.0.1", interop_servers.free_port("127.0.0.1")
 
 
 # ------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from others_kit import Server, echo, on_loopback, serve, simulated
+from others_kit import Server, echo, nobody, on_loopback, serve, simulated
 
 import udpguard
 from udpguard import Limits, Ports, TransactionId
@@ -319,9 +319,7 @@ async def test_asyncio_dgram_13_and_asyncudp_12_a_dead_peer_costs_the_live_ones_
     """A dead peer's ConnectionRefusedError was raised on somebody else's next call, whose datagram did not leave
     (asyncio-dgram#13, asyncudp#12). Here it is the dead peer's own request that fails: at once where the operating
     system tells, else at its deadline."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as gone:
-        gone.bind(("127.0.0.1", 0))
-        dead = gone.getsockname()
+    dead = nobody()
 
     def answer(server: Server, data: bytes, addr: Any) -> None:
         if data != b"sent":
