@@ -136,9 +136,13 @@ async def _same_port(stack: contextlib.AsyncExitStack, hosts: tuple[str, ...], h
 
 
 def closed_port(host: str = "127.0.0.1") -> tuple[str, int]:
-    """An address that nobody listens at, nor gets by chance: it is none of those that the system gives away."""
+    """An address that nobody listens at, nor gets by chance: it is none of those that the system gives away.
+
+    Nor any of those that tests of other workers bind at all addresses, be it for a moment: `free_range` begins where
+    these end, and real servers listen above that.
+    """
     while True:
-        port = 10_000 + secrets.randbelow(22_000)  # not `random`, whose seed other workers share
+        port = 10_000 + secrets.randbelow(8_000)  # not `random`, whose seed other workers share
         with (
             contextlib.closing(
                 socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
@@ -147,6 +151,16 @@ def closed_port(host: str = "127.0.0.1") -> tuple[str, int]:
         ):
             sock.bind((host, port))
             return (host, port)
+
+
+def free_range(count: int) -> tuple[int, int]:
+    """So many ports in a row that are free now, and that the system gives to nobody."""
+    while True:
+        first = 18_000 + secrets.randbelow(2_000 - count)
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)).bind(("", port))
+            return first, first + count - 1
 
 
 @contextlib.asynccontextmanager

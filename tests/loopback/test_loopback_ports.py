@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
-import secrets
 import socket
 from typing import Any
 
 import pytest
-from loopback_kit import Server, cancelled, closed_port, echo, in_jumping_time, opened, servers, turns, until
+from loopback_kit import (
+    Server,
+    cancelled,
+    closed_port,
+    echo,
+    free_range,
+    in_jumping_time,
+    opened,
+    servers,
+    turns,
+    until,
+)
 
 import udpguard
 from udpguard import Limits, Ports, Reason, ReplyTimeoutError, Retry, TransactionId
@@ -30,16 +39,6 @@ async def timed_out(endpoint: udpguard.Endpoint, server: Server, data: bytes, **
     with pytest.raises(ReplyTimeoutError):
         await endpoint.request(server.addr, data, timeout=0.02, **kwargs)
     return (await server.next())[1]
-
-
-def free_range(count: int) -> tuple[int, int]:
-    """So many ports in a row that are free now, and that the system gives to nobody."""
-    while True:
-        first = 10_000 + secrets.randbelow(22_000 - count)  # not `random`, whose seed other workers share
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
-            for port in range(first, first + count):
-                stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)).bind(("", port))
-            return first, first + count - 1
 
 
 # ------------------------------------------------------------------------------------------------------ spares
