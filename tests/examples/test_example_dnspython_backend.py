@@ -91,7 +91,7 @@ async def test_silence_is_dnspythons_time_out_and_its_cause_explains_it(backend:
     async with Server(silent) as server:
         with pytest.raises(dns.exception.Timeout) as caught:
             await ask(server, backend, timeout=0.05)
-    assert caught.value.kwargs["timeout"] == pytest.approx(0.05, abs=0.02)
+    assert 0.0 < caught.value.kwargs["timeout"] <= 0.05  # what was left of it when dnspython began to wait
     assert isinstance(caught.value.__cause__, udpguard.ReplyTimeoutError)
     assert caught.value.__cause__.peer == server.address
 
@@ -128,7 +128,7 @@ async def test_forged_answers_are_not_believed(backend: Any, endpoint: udpguard.
 async def test_an_answer_to_another_question_is_named_when_it_times_out(backend: Any) -> None:
     async with Server(lambda request: response(request.data, LIE, "other.example.org.")) as server:
         with pytest.raises(dns.exception.Timeout) as caught:
-            await ask(server, backend, timeout=0.2)
+            await ask(server, backend, timeout=0.5)
     assert isinstance(caught.value.__cause__, udpguard.ReplyTimeoutError)
     assert [miss.peer for miss in caught.value.__cause__.near_misses] == [server.address]
 

@@ -92,7 +92,7 @@ async def test_what_is_asked_within_a_second_gets_each_its_own_value(sender: Any
 async def test_silence_is_puresnmps_time_out_and_says_why(sender: Any) -> None:
     async with Server(silent) as server:
         with pytest.raises(puresnmp.exc.Timeout, match=r"no reply from .* \(3 sent\)") as caught:
-            await client(server, sender, timeout=0.02, retries=3).get(SYS_NAME)
+            await client(server, sender, timeout=0.2, retries=3).get(SYS_NAME)
         assert len(server.requests) == 3
         assert len({request.data for request in server.requests}) == 1, "the same again"
     assert isinstance(caught.value.__cause__, udpguard.ReplyTimeoutError)

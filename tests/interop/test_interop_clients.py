@@ -50,7 +50,7 @@ async def test_dns_moves_on_from_the_dead_and_the_silent(
     client: ModuleType, unbound: Server, dead: tuple[str, int], silent: tuple[str, int]
 ) -> None:
     servers = [dead, silent, unbound.address]
-    async with udpguard.open_endpoint(correlate=client.ID, timeout=0.3) as endpoint:
+    async with udpguard.open_endpoint(correlate=client.ID, timeout=1.0) as endpoint:
         assert sorted(await client.look_up(endpoint, RECORDS, servers)) == ["192.0.2.1", "192.0.2.2"]
         assert await client.look_up(endpoint, f"no-such-name.{ZONE}", servers) == []
 

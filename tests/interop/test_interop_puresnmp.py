@@ -94,7 +94,7 @@ async def test_many_walks_at_once_find_the_same(snmpd: Server, sender: Any) -> N
 
 async def test_an_agent_that_hangs_is_a_time_out_and_says_so(snmpd: Server, sender: Any) -> None:
     client = client_of(snmpd, sender)
-    client.client.configure(timeout=0.05, retries=2)
+    client.client.configure(timeout=0.3, retries=2)
     with snmpd.held(), pytest.raises(puresnmp.exc.Timeout, match=r"no reply from .* \(2 sent\)"):
         await client.get(NAME)
 

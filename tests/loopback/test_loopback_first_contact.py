@@ -477,7 +477,7 @@ async def test_a_socket_that_is_closed_behind_the_endpoints_back() -> None:
 
 async def timed_out(client: udpguard.Client, addr: Any, data: bytes = b"abcdef") -> str:
     with pytest.raises(udpguard.ReplyTimeoutError) as caught:
-        await client.request(addr, data, timeout=0.2)
+        await client.request(addr, data, timeout=0.4)
     return str(caught.value)
 
 

@@ -100,7 +100,7 @@ async def test_accept_and_reply_from() -> None:
 
 async def test_it_times_out_and_explains() -> None:
     async with Server() as server, Server() as stranger, Opened() as (transport, guard):
-        reply = guard.expect(server.addr, timeout=0.05)
+        reply = guard.expect(server.addr, timeout=0.4)
         stranger.send(b"x", transport.get_extra_info("sockname"))
         with pytest.raises(udpguard.ReplyTimeoutError, match="reply_from"):
             await reply
@@ -199,7 +199,7 @@ async def test_an_exception_in_the_hook_or_in_accept_does_not_reach_the_loop() -
         raise ZeroDivisionError
 
     async with Server(echo) as server, Server() as stranger, Opened(on_unexpected=broken) as (transport, guard):
-        reply = guard.expect(server.addr, accept=broken, timeout=0.1)
+        reply = guard.expect(server.addr, accept=broken, timeout=0.4)
         transport.sendto(b"x", server.addr)
         stranger.send(b"x", transport.get_extra_info("sockname"))
         with pytest.raises(udpguard.ReplyTimeoutError, match="ZeroDivisionError"):
