@@ -93,9 +93,13 @@ class Networks:
             self.ip(host, "link", "set", link, "up")
             self.ip(host, "link", "set", "lo", "up")
 
-    def ip(self, host: str, *command: str) -> None:
-        """Run ip on a host."""
-        _run("ip", "-n", self._names[host], *command)
+    def ip(self, host: str, *command: str) -> str:
+        """Run ip on a host; returns what it prints."""
+        return _run("ip", "-n", self._names[host], *command)
+
+    def is_up(self, host: str, link: str) -> bool:
+        """Whether a host takes a link to be up; that the other end is down it learns a moment later."""
+        return "state UP" in self.ip(host, "link", "show", link)
 
     def write(self, host: str, name: str, value: str) -> None:
         """Set a kernel parameter of a host's network."""
@@ -151,6 +155,7 @@ async def endpoint_on(networks: Networks, host: str = "client", **more: Any) -> 
         assert_idle(endpoint)
 
 
-def _run(*command: str) -> None:
+def _run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr.strip()}"
+    return done.stdout
