@@ -176,7 +176,7 @@ class Engine(Bulk):
         self.adapts: bool = settings.retry is not None and not isinstance(settings.retry, Retry)
         self.context: Context = context
         self.policy: RetryPolicy | None = settings.retry
-        self.sends_again = isinstance(self.policy, (Retry, AdaptiveRetry)) and self.policy.attempts > 1
+        self.sends_again: bool = isinstance(self.policy, (Retry, AdaptiveRetry)) and self.policy.attempts > 1
         self.has_timeout: bool = timeout is not None
         """Whether that counts; else a question ends with its schedule."""
         self.throttled: bool = False
