@@ -429,7 +429,8 @@ class Discovery:
         guard, keeper = self._guard, self._guard.keeper
         if key is not None:
             return guard.some_port()
-        if keeper is not None and len({len(wire) for wire in wires}) == 1:
+        is_mixed = len({len(wire) for wire in wires}) > 1  # a spare port is one family's
+        if keeper is not None and not is_mixed:
             spare = keeper.choose_spare(wires, tokens)
             if spare is not None:
                 return spare
@@ -437,9 +438,8 @@ class Discovery:
         for port in (first, *(-number for number in range(guard.pool) if -number != first)):
             if not any(registry.soil.is_occupied(token, port) for token in tokens):
                 return port
-        way_out = "let the endpoint have more ports with Ports(pool=…)"
-        if len({len(wire) for wire in wires}) > 1:  # a spare port is one family's
-            way_out = "ask IPv4 and IPv6 addresses in a discovery each"
+        more = "let the endpoint have more ports with Ports(pool=…)"
+        way_out = "ask IPv4 and IPv6 addresses in a discovery each" if is_mixed else more
         raise TooManyPendingError(
             f"a discovery or session that hears the same is open already, and there is no other port for one more: "
             f"begin it when that is over, pass correlate=… if the protocol has transaction ids, or {way_out}",
